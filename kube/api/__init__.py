@@ -1,0 +1,1 @@
+"""The kinds that we read, as data: no I/O, no behaviour beyond what the fields say."""

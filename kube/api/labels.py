@@ -1,0 +1,42 @@
+"""Every label, annotation, finalizer and taint key that is read or written. KAITO's and Karpenter's names are kept to the letter."""
+
+# KAITO (reference: api/v1beta1/labels.go, pkg/utils/consts)
+WORKSPACE = "kaito.sh/workspace"
+WORKSPACE_NAMESPACE = "kaito.sh/workspacenamespace"
+WORKSPACE_UID = "kaito.sh/workspace-uid"  # ours: tells a namesake's leftovers from our own
+RAGENGINE = "kaito.sh/ragengine"
+RAGENGINE_NAMESPACE = "kaito.sh/ragenginenamespace"
+WORKSPACE_FINALIZER = "workspace.finalizer.kaito.sh"
+ENABLE_LOAD_BALANCER = "kaito.sh/enablelb"
+RUNTIME = "kaito.sh/runtime"
+NODE_IMAGE_FAMILY = "kaito.sh/node-image-family"
+UPGRADE_TO_VERSION = "kaito.sh/upgrade-to-version"
+MACHINE_TYPE = "kaito.sh/machine-type"
+CREATION_TIMESTAMP = "kaito.sh/creation-timestamp"
+
+# Karpenter v1
+NODEPOOL = "karpenter.sh/nodepool"
+CAPACITY_TYPE = "karpenter.sh/capacity-type"
+REGISTERED = "karpenter.sh/registered"
+INITIALIZED = "karpenter.sh/initialized"
+DO_NOT_DISRUPT = "karpenter.sh/do-not-disrupt"
+DO_NOT_SYNC_TAINTS = "karpenter.sh/do-not-sync-taints"
+TERMINATION_TIMESTAMP = "karpenter.sh/nodeclaim-termination-timestamp"
+TERMINATION_FINALIZER = "karpenter.sh/termination"
+DISRUPTED_TAINT = "karpenter.sh/disrupted"
+UNREGISTERED_TAINT = "karpenter.sh/unregistered"
+
+# Kubernetes and AKS
+INSTANCE_TYPE = "node.kubernetes.io/instance-type"
+ZONE = "topology.kubernetes.io/zone"
+REGION = "topology.kubernetes.io/region"
+OS = "kubernetes.io/os"
+ARCH = "kubernetes.io/arch"
+HOSTNAME = "kubernetes.io/hostname"
+EXCLUDE_BALANCERS = "node.kubernetes.io/exclude-from-external-load-balancers"
+AKS_AGENTPOOL = "kubernetes.azure.com/agentpool"
+AGENTPOOL = "agentpool"
+
+# The taint on GPU nodes that KAITO's NodeClaims carry and its pods tolerate
+SKU_TAINT_KEY = "sku"
+SKU_TAINT_VALUE = "gpu"
