@@ -1,0 +1,30 @@
+"""How a field of an API type says what the API server shall enforce, for the generator of CRDs to read.
+
+Everything here is inert while decoding: what is stored was validated by the API server of its time, and refusing to read an
+old object would only make it undeletable. So limits travel in `extra_json_schema`, which msgspec never checks.
+"""
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+
+class Rule(NamedTuple):
+    """One CEL rule. The message says what to do; rules that name `oldSelf` run on updates alone."""
+
+    rule: str
+    message: str
+
+
+def field(doc: str, *, rules: tuple[Rule, ...] = (), required: bool = False, **schema: Any) -> msgspec.Meta:
+    """Say what a field, a list's items or a map's values hold, as `Annotated[str, field("…", maxLength=63)]`.
+
+    Keywords are OpenAPI's own (`maxLength`, `enum`, `default`, `x_kubernetes_list_type` …); `required` is the field's, in
+    its parent. A Python default is never a schema default: absent must stay distinguishable where KAITO keeps it so.
+    """
+    if rules:
+        schema["x-kubernetes-validations"] = [{"rule": rule.rule, "message": rule.message} for rule in rules]
+    if required:
+        schema["x-required"] = True
+    named = {key.replace("_", "-"): value for key, value in schema.items()}
+    return msgspec.Meta(description=doc, extra_json_schema=named)
