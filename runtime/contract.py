@@ -203,6 +203,7 @@ class Status:
     checkpoint_step: int | None = None
     bytes_done: int = 0
     bytes_total: int = 0
+    bytes_per_second: float | None = None
     artifact: Artifact | None = None
     adapters: tuple[str, ...] = ()  # loaded and answering
     warnings: tuple[Warning_, ...] = ()
