@@ -25,9 +25,10 @@ $(VENV)/.installed: hack/requirements-dev.txt
 	@touch $@
 
 venv-runtime: $(RUNTIME_VENV)/.installed ## Create .venv-runtime: torch, vLLM, peft (about 6 GB)
-$(RUNTIME_VENV)/.installed: runtime/requirements.txt runtime/requirements-cpu.txt | $(VENV)/.installed
+RUNTIME_PINS := runtime/requirements-cpu.txt runtime/requirements-test.txt
+$(RUNTIME_VENV)/.installed: $(RUNTIME_PINS) runtime/requirements-cpu-override.txt | $(VENV)/.installed
 	@test -x $(RUNTIME_VENV)/bin/python || $(PYTHON) -m venv $(RUNTIME_VENV)
-	$(UV) pip install --python $(RUNTIME_VENV)/bin/python --requirements runtime/requirements-cpu.txt --override runtime/requirements-cpu-override.txt
+	$(UV) pip install --python $(RUNTIME_VENV)/bin/python $(foreach pins,$(RUNTIME_PINS),--requirements $(pins)) --override runtime/requirements-cpu-override.txt
 	@touch $@
 
 fmt: venv ## Format and sort imports
@@ -47,3 +48,41 @@ verify: vet ## Everything but the tests; fails if what is generated differs from
 	$(PY) -m hack.generate --check
 
 .PHONY: help venv venv-runtime fmt vet manifests verify
+
+##@ Test
+test: venv venv-runtime ## Unit and integration tests: real etcd + kube-apiserver, no containers, no GPU. K=expr selects
+	$(PY) -m hack.local assets --for test
+	$(PY) -m pytest test --ignore=test/runtime $(KFLAG)
+	$(RUNTIME_VENV)/bin/python -m pytest test/runtime $(KFLAG)
+
+e2e: venv venv-runtime ## The demo's session and its failures as user stories on AKS in a box (root). K=expr selects
+	$(PY) -m pytest e2e -p no:cacheprovider --override-ini=testpaths=e2e $(KFLAG)
+
+##@ AKS in a box
+demo: venv venv-runtime ## The seed's session on real Kubernetes on this machine (root, Linux)
+	$(PY) -m hack.local demo
+
+up: venv venv-runtime ## Start AKS in a box; export KUBECONFIG=build/local/kubeconfig
+	$(PY) -m hack.local up
+
+down: venv ## End AKS in a box and everything that it started
+	$(PY) -m hack.local down
+
+images: venv venv-runtime ## Build the control and the runtime image with buildah
+	$(PY) -m hack.local images
+
+model-image: venv ## Pack a folder of weights as an image: make model-image FOLDER=dir IMAGE=registry/kaito-preset:tag
+	$(PY) -m hack.model_image --folder $(FOLDER) --image $(IMAGE)
+
+##@ Deploy (to the cluster of your KUBECONFIG)
+OVERLAY ?= aks
+deploy: ## Install both controllers: make deploy OVERLAY=aks|byo|local
+	kubectl apply -k manifests/overlays/$(OVERLAY)
+
+undeploy: venv ## Remove both controllers, once no Workspace and no NodeClaim of theirs is left
+	$(PY) -m hack.undeploy --overlay $(OVERLAY)
+
+clean: ## Remove what was built here (not the caches, not the environments)
+	rm -rf build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+.PHONY: test e2e demo up down images model-image deploy undeploy clean
