@@ -13,6 +13,9 @@ NODE_IMAGE_FAMILY = "kaito.sh/node-image-family"
 UPGRADE_TO_VERSION = "kaito.sh/upgrade-to-version"
 MACHINE_TYPE = "kaito.sh/machine-type"
 CREATION_TIMESTAMP = "kaito.sh/creation-timestamp"
+NODE_CLASS = "kaito.sh/kaitonodeclass"  # on nodes: <group>/<lower-case kind> of the class, as Karpenter labels them
+LAUNCH_TIME = "kaito.sh/launch-time"  # ours, on NodeClaims: when the last create request was about to be sent
+LAUNCH_ATTEMPTS = "kaito.sh/launch-attempts"  # ours, on NodeClaims: pools that came up broken so far
 
 # Karpenter v1
 NODEPOOL = "karpenter.sh/nodepool"
@@ -36,6 +39,8 @@ HOSTNAME = "kubernetes.io/hostname"
 EXCLUDE_BALANCERS = "node.kubernetes.io/exclude-from-external-load-balancers"
 AKS_AGENTPOOL = "kubernetes.azure.com/agentpool"
 AGENTPOOL = "agentpool"
+AKS_SPOT = "kubernetes.azure.com/scalesetpriority"
+AZURE_SKU_NAME = "karpenter.azure.com/sku-name"
 
 # The taint on GPU nodes that KAITO's NodeClaims carry and its pods tolerate
 SKU_TAINT_KEY = "sku"

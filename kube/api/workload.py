@@ -64,8 +64,34 @@ class ContainerStatus(Wire, frozen=True, kw_only=True):
     last_state: ContainerState = ContainerState()
 
 
+class Toleration(Wire, frozen=True, kw_only=True):
+    key: str = ""
+    operator: str = "Equal"
+    value: str = ""
+    effect: str = ""
+
+    def tolerates(self, taint: Taint) -> bool:
+        """Whether this toleration covers `taint` (an empty key with Exists covers all, an empty effect every effect)."""
+        if self.effect not in ("", taint.effect) or self.key not in ("", taint.key):
+            return False
+        return self.operator == "Exists" or self.value == taint.value
+
+
+class PersistentVolumeClaimSource(Wire, frozen=True, kw_only=True):
+    claim_name: str = ""
+
+
+class Volume(Wire, frozen=True, kw_only=True):
+    name: str = ""
+    persistent_volume_claim: PersistentVolumeClaimSource | None = None
+
+
 class PodSpec(Wire, frozen=True, kw_only=True):
     node_name: str = ""
+    priority_class_name: str = ""
+    termination_grace_period_seconds: int | None = None
+    tolerations: tuple[Toleration, ...] = ()
+    volumes: tuple[Volume, ...] = ()
 
 
 class PodStatus(Wire, frozen=True, kw_only=True):
@@ -121,6 +147,39 @@ class Service(Object, frozen=True, kw_only=True):
     spec: ServiceSpec = ServiceSpec()
 
 
+class DeploymentSpec(Wire, frozen=True, kw_only=True):
+    replicas: int = 1
+
+
+class Deployment(Object, frozen=True, kw_only=True):
+    spec: DeploymentSpec = DeploymentSpec()
+
+
+class PersistentVolumeClaimSpec(Wire, frozen=True, kw_only=True):
+    volume_name: str = ""
+
+
+class PersistentVolumeClaim(Object, frozen=True, kw_only=True):
+    spec: PersistentVolumeClaimSpec = PersistentVolumeClaimSpec()
+
+
+class VolumeAttachmentSource(Wire, frozen=True, kw_only=True):
+    persistent_volume_name: str = ""
+
+
+class VolumeAttachmentSpec(Wire, frozen=True, kw_only=True):
+    node_name: str = ""
+    source: VolumeAttachmentSource = VolumeAttachmentSource()
+
+
+class VolumeAttachment(Object, frozen=True, kw_only=True):
+    spec: VolumeAttachmentSpec = VolumeAttachmentSpec()
+
+
+class Namespace(Object, frozen=True, kw_only=True):
+    pass
+
+
 class ConfigMap(Object, frozen=True, kw_only=True):
     data: Mapping[str, str] = {}
 
@@ -131,3 +190,9 @@ SERVICES = Resource(Service, "", "v1", "services", "Service")
 CONFIG_MAPS = Resource(ConfigMap, "", "v1", "configmaps", "ConfigMap")
 STATEFUL_SETS = Resource(StatefulSet, "apps", "v1", "statefulsets", "StatefulSet")
 JOBS = Resource(Job, "batch", "v1", "jobs", "Job")
+DEPLOYMENTS = Resource(Deployment, "apps", "v1", "deployments", "Deployment")
+NAMESPACES = Resource(Namespace, "", "v1", "namespaces", "Namespace", namespaced=False)
+PERSISTENT_VOLUME_CLAIMS = Resource(PersistentVolumeClaim, "", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
+VOLUME_ATTACHMENTS = Resource(
+    VolumeAttachment, "storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", namespaced=False
+)
