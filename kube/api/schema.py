@@ -17,7 +17,7 @@ class Rule(NamedTuple):
 
 
 def field(doc: str, *, rules: tuple[Rule, ...] = (), required: bool = False, **schema: Any) -> msgspec.Meta:
-    """Say what a field, a list's items or a map's values hold, as `Annotated[str, field("…", maxLength=63)]`.
+    """Say what a field, the items of a list or the values of a map hold.
 
     Keywords are OpenAPI's own (`maxLength`, `enum`, `default`, `x_kubernetes_list_type` …); `required` is the field's, in
     its parent. A Python default is never a schema default: absent must stay distinguishable where KAITO keeps it so.

@@ -1,0 +1,17 @@
+"""What the node provisioner may do. It never creates a NodeClaim, and evicts pods through the eviction API."""
+
+from kube.api.rbac import READ, PolicyRule
+
+CLUSTER = (
+    PolicyRule("karpenter.sh", ("nodeclaims",), (*READ, "update", "patch", "delete")),
+    PolicyRule("karpenter.sh", ("nodeclaims/status",), ("update", "patch")),
+    PolicyRule("kaito.sh", ("kaitonodeclasses",), READ),
+    PolicyRule("", ("nodes",), (*READ, "update", "patch", "delete")),
+    PolicyRule("", ("pods",), (*READ, "delete")),
+    PolicyRule("", ("pods/eviction",), ("create",)),
+    PolicyRule("storage.k8s.io", ("volumeattachments",), READ),
+    PolicyRule("apps", ("deployments",), ("list",)),  # the start-up check for gpu-provisioner
+    PolicyRule("events.k8s.io", ("events",), ("create", "patch")),
+)
+
+NAMESPACED = (PolicyRule("coordination.k8s.io", ("leases",), ("get", "create", "update", "patch")),)
