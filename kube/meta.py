@@ -111,3 +111,18 @@ class Resource(Generic[T]):
         parts.append(self.plural)
         parts += [part for part in (name, subresource) if part]
         return "/".join(parts)
+
+
+def older(left: str, right: str) -> bool:
+    """Whether resourceVersion `left` was given out before `right`, of the same kind on the same server.
+
+    Comparing is sanctioned since Kubernetes 1.35: decimal digits without leading zeros. Anything else (also "" and "0",
+    which mean "any") compares as not older, so that callers fail open.
+    """
+    if not (_comparable(left) and _comparable(right)):
+        return False
+    return (len(left), left) < (len(right), right)
+
+
+def _comparable(version: str) -> bool:
+    return version.isascii() and version.isdigit() and version[0] != "0"

@@ -96,11 +96,11 @@ class NodeClaim(Object, frozen=True, kw_only=True):
     spec: NodeClaimSpec = NodeClaimSpec()
     status: NodeClaimStatus = NodeClaimStatus()
 
-    def condition(self, type: str) -> Condition | None:
-        return next((condition for condition in self.status.conditions if condition.type == type), None)
+    def condition(self, name: str) -> Condition | None:
+        return next((condition for condition in self.status.conditions if condition.type == name), None)
 
-    def is_true(self, type: str) -> bool:
-        condition = self.condition(type)
+    def is_true(self, name: str) -> bool:
+        condition = self.condition(name)
         return condition is not None and condition.true
 
     @property

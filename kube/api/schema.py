@@ -10,10 +10,19 @@ import msgspec
 
 
 class Rule(NamedTuple):
-    """One CEL rule. The message says what to do; rules that name `oldSelf` run on updates alone."""
+    """One CEL rule. The message says what to do.
+
+    A rule that names `oldSelf` runs on updates alone; with `optional_old_self` it runs on creation too and `oldSelf` is an
+    optional, which is how a rule is written that concerns creation alone.
+    """
 
     rule: str
     message: str
+    optional_old_self: bool = False
+
+    def document(self) -> dict[str, Any]:
+        document: dict[str, Any] = {"rule": self.rule, "message": self.message}
+        return document | {"optionalOldSelf": True} if self.optional_old_self else document
 
 
 def field(doc: str, *, rules: tuple[Rule, ...] = (), required: bool = False, **schema: Any) -> msgspec.Meta:
@@ -21,9 +30,10 @@ def field(doc: str, *, rules: tuple[Rule, ...] = (), required: bool = False, **s
 
     Keywords are OpenAPI's own (`maxLength`, `enum`, `default`, `x_kubernetes_list_type` …); `required` is the field's, in
     its parent. A Python default is never a schema default: absent must stay distinguishable where KAITO keeps it so.
+    `x_opaque` is an object whose fields are not looked into; `x_rule` names a rule that the generator knows how to make.
     """
     if rules:
-        schema["x-kubernetes-validations"] = [{"rule": rule.rule, "message": rule.message} for rule in rules]
+        schema["x-kubernetes-validations"] = [rule.document() for rule in rules]
     if required:
         schema["x-required"] = True
     named = {key.replace("_", "-"): value for key, value in schema.items()}

@@ -11,15 +11,28 @@ from typing import Annotated, Any
 
 import msgspec
 
+from kube.api import workspace_rules as rules
 from kube.api.schema import field
 from kube.meta import Condition, Object, Resource, Wire
 
 GROUP = "kaito.sh"
-NAME_LIMIT = 52  # a StatefulSet's controller-revision-hash label is the name, a dash and ten characters, of 63
+
+# Upper case is let through: the registry has the last word, and documentation is full of PLACEHOLDERS.
+IMAGE = r"^([A-Za-z0-9]+([._:-]+[A-Za-z0-9]+|/[A-Za-z0-9]+)*(@sha256:[0-9a-f]{64})?)?$"
+INSTANCE_TYPE = r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$"
 
 Json = Mapping[str, Any]
+Volume = Annotated[
+    Json | None,
+    field("A volume, as in a pod; no hostPath.", x_opaque=("hostPath",), rules=rules.VOLUME_SOURCE),
+]
 SecretName = Annotated[str, field("Name of a Secret in the Workspace's namespace.", maxLength=253)]
-Image = Annotated[str, field("An image reference, as docker pull takes it.", maxLength=1024)]
+SecretNames = Annotated[tuple[SecretName, ...], field("Names of Secrets that may pull the image.", maxItems=10)]
+Image = Annotated[
+    str, field("Image reference: registry/repository:tag or @sha256:digest.", maxLength=512, pattern=IMAGE)
+]
+InstanceType = Annotated[str, field("Name of an instance type.", maxLength=63, pattern=INSTANCE_TYPE)]
+LabelValue = Annotated[str, field("", maxLength=63)]
 
 
 class ConditionType(enum.StrEnum):
@@ -63,17 +76,14 @@ class CapacityType(enum.StrEnum):
 class LabelSelectorRequirement(Wire, frozen=True, kw_only=True):
     key: Annotated[str, field("The label's key.", required=True, maxLength=316)]
     operator: Annotated[
-        str, field("How the values are compared.", required=True, enum=["In", "NotIn", "Exists", "DoesNotExist"])
+        str, field("How values are compared.", required=True, enum=["In", "NotIn", "Exists", "DoesNotExist"])
     ]
-    values: Annotated[
-        tuple[Annotated[str, field("", maxLength=63)], ...], field("Values to compare with.", maxItems=50)
-    ] = ()
+    values: Annotated[tuple[LabelValue, ...], field("Values to compare with.", maxItems=50)] = ()
 
 
 class LabelSelector(Wire, frozen=True, kw_only=True):
     match_labels: Annotated[
-        Mapping[str, Annotated[str, field("", maxLength=63)]],
-        field("Labels that nodes carry. New nodes are given them.", maxProperties=50),
+        Mapping[str, LabelValue], field("Labels of the nodes; new nodes are given them.", maxProperties=50)
     ] = {}
     match_expressions: Annotated[
         tuple[LabelSelectorRequirement, ...], field("Conditions on node labels, all of which must hold.", maxItems=20)
@@ -81,16 +91,16 @@ class LabelSelector(Wire, frozen=True, kw_only=True):
 
 
 class Partition(Wire, frozen=True, kw_only=True):
-    mode: Annotated[str, field("How one GPU is shared.", enum=["mig", "accelerator"])] = ""
+    mode: Annotated[str, field("How one GPU is shared.", required=True, enum=["mig", "accelerator"])]
     profile: Annotated[str, field("MIG profile, such as 1g.10gb.", maxLength=32)] = ""
-    count: Annotated[int | None, field("Share of the accelerator; in accelerator mode only.", minimum=1)] = None
+    count: Annotated[int | None, field("Number of shares; in accelerator mode only.", minimum=1)] = None
 
 
 class Provisioning(Wire, frozen=True, kw_only=True):
     timeout: Annotated[
         str,
         field(
-            "How long to wait for nodes of one instance type before the next is tried, such as 30m.",
+            "How long to wait for nodes of one instance type before the next one is tried, such as 30m.",
             maxLength=16,
             pattern=r"^([0-9]+(s|m|h))+$",
         ),
@@ -98,92 +108,103 @@ class Provisioning(Wire, frozen=True, kw_only=True):
 
 
 class ResourceSpec(Wire, frozen=True, kw_only=True):
-    label_selector: Annotated[LabelSelector | None, field("Which nodes may run the workload.", required=True)] = None
+    """Fields that only steer the creation of nodes may change; they apply to the nodes that are created afterwards."""
+
+    label_selector: Annotated[
+        LabelSelector | None, field("Nodes that may run the workload.", required=True, rules=rules.LABEL_SELECTOR)
+    ] = None
     instance_type: Annotated[
-        str, field("Instance type of the GPU nodes. Without one the planner chooses.", maxLength=63)
+        InstanceType, field("Instance type of the nodes. Without one the planner chooses; with `byo` leave it out.")
     ] = ""
-    count: Annotated[int | None, field("Number of nodes, in place of the planner's.", minimum=1, maximum=64)] = None
+    count: Annotated[
+        int | None,
+        field("Number of nodes. Deprecated: the planner knows how many the model needs.", minimum=1, default=1),
+    ] = None
     preferred_nodes: Annotated[
-        tuple[Annotated[str, field("", maxLength=253)], ...],
-        field("Deprecated and without effect, as in KAITO.", maxItems=64),
+        tuple[Annotated[str, field("", maxLength=253)], ...], field("Deprecated; without effect.", maxItems=64)
     ] = ()
-    partition: Annotated[Partition | None, field("Part of a GPU; only on nodes that exist already.")] = None
+    partition: Annotated[
+        Partition | None, field("Part of a GPU, on nodes that exist already.", rules=rules.PARTITION)
+    ] = None
     instance_types: Annotated[
-        tuple[Annotated[str, field("", maxLength=63)], ...],
-        field("Instance types to try after `instanceType`, in order.", maxItems=10),
+        tuple[InstanceType, ...], field("Instance types to try after `instanceType`, in this order.", maxItems=10)
     ] = ()
     capacity_types: Annotated[
         tuple[Annotated[CapacityType, field("")], ...],
         field(
-            "Capacity types in order of preference; absent means on-demand.", maxItems=2, x_kubernetes_list_type="set"
+            "Kinds of capacity, in order of preference; absent: on-demand.", maxItems=2, x_kubernetes_list_type="set"
         ),
     ] = ()
     zones: Annotated[
-        tuple[Annotated[str, field("", maxLength=63)], ...],
-        field("Zones that nodes may be in; absent means any.", maxItems=10, x_kubernetes_list_type="set"),
+        tuple[LabelValue, ...],
+        field("Zones that nodes may be in; absent: any.", maxItems=10, x_kubernetes_list_type="set"),
     ] = ()
-    provisioning: Annotated[Provisioning | None, field("How long to wait for nodes.")] = None
+    provisioning: Annotated[Provisioning | None, field("Patience with the creation of nodes.")] = None
 
 
 class PresetOptions(Wire, frozen=True, kw_only=True):
-    image: Annotated[Image, field("Image with the model's weights, in place of the catalogue's.", maxLength=1024)] = ""
-    image_pull_secrets: Annotated[tuple[SecretName, ...], field("Secrets that may pull that image.", maxItems=10)] = ()
-    model_access_secret: Annotated[
-        SecretName, field("Secret whose key HF_TOKEN opens a gated model.", maxLength=253)
+    image: Annotated[
+        Image, field("Image with the model's weights, in place of the catalogue's. Deprecated by KAITO.")
     ] = ""
+    image_pull_secrets: Annotated[SecretNames, field("Names of Secrets that may pull `image`.")] = ()
+    model_access_secret: Annotated[SecretName, field("Name of the Secret whose key HF_TOKEN opens a gated model.")] = ""
 
 
 class Preset(Wire, frozen=True, kw_only=True):
     name: Annotated[
-        str, field("A preset's name, or a hub id such as org/model.", required=True, maxLength=128, minLength=1)
+        str, field("Name of a preset, or a hub id: org/model.", required=True, maxLength=128, x_rule="preset-name")
     ]
     revision: Annotated[
-        str, field("Commit or tag of the model; absent means the catalogue's, else the newest.", maxLength=128)
+        str, field("Commit or tag of the model; absent: the catalogue's, else the newest.", maxLength=128)
     ] = ""
-    access_mode: Annotated[
-        str, field("Deprecated: where the weights image is.", enum=["public", "private"], default="public")
-    ] = ""
+    access_mode: Annotated[str, field("Deprecated; without effect.", enum=["public", "private"], default="public")] = ""
     preset_options: Annotated[PresetOptions, field("Where the weights come from.")] = PresetOptions()
 
 
 class DataSource(Wire, frozen=True, kw_only=True):
     name: Annotated[str, field("Name of the data, or of the adapter.", maxLength=253)] = ""
     urls: Annotated[
-        tuple[Annotated[str, field("", maxLength=2048)], ...], field("Files to download.", maxItems=100)
+        tuple[Annotated[str, field("", maxLength=2048, rules=rules.URL)], ...],
+        field("URLs of the files.", maxItems=50),
     ] = ()
-    volume_source: Annotated[Json | None, field("A volume, as in a pod.")] = None
-    image: Annotated[Image, field("Image with the data.", maxLength=1024)] = ""
-    image_pull_secrets: Annotated[tuple[SecretName, ...], field("Secrets that may pull that image.", maxItems=10)] = ()
+    volume_source: Volume = None
+    image: Image = ""
+    image_pull_secrets: SecretNames = ()
 
 
 class DataDestination(Wire, frozen=True, kw_only=True):
-    volume_source: Annotated[Json | None, field("A volume, as in a pod, that keeps the result.")] = None
-    image: Annotated[Image, field("Image reference that the result is pushed to.", maxLength=1024)] = ""
-    image_push_secret: Annotated[SecretName, field("Secret that may push that image.", maxLength=253)] = ""
+    volume_source: Volume = None
+    image: Annotated[Image, field("Image reference that the result is pushed to: registry/repository:tag.")] = ""
+    image_push_secret: Annotated[SecretName, field("Name of the Secret that may push `image`.")] = ""
 
 
 class Adapter(Wire, frozen=True, kw_only=True):
-    source: Annotated[DataSource | None, field("Where the adapter is; `source.name` is its name.", required=True)] = (
-        None
-    )
-    strength: Annotated[str, field("Weight of the adapter between 0 and 1, as text.", maxLength=8)] = ""
+    source: Annotated[DataSource | None, field("The adapter's name and where it is.", required=True)] = None
+    strength: Annotated[
+        str, field("Weight of the adapter: a number from 0 to 1, as text.", maxLength=8, rules=rules.STRENGTH)
+    ] = ""
 
 
 class InferenceSpec(Wire, frozen=True, kw_only=True):
     preset: Annotated[Preset | None, field("The model to serve.")] = None
-    template: Annotated[Json | None, field("A pod template of your own, in place of a preset.")] = None
+    template: Annotated[Json | None, field("A pod template of your own, in place of a preset.", x_opaque=())] = None
     config: Annotated[str, field("ConfigMap whose key inference_config.yaml sets engine options.", maxLength=253)] = ""
-    adapters: Annotated[tuple[Adapter, ...], field("Adapters to serve beside the model.", maxItems=10)] = ()
+    adapters: Annotated[
+        tuple[Annotated[Adapter, field("", rules=rules.ADAPTER)], ...],
+        field("Adapters to serve beside the model.", maxItems=10, rules=rules.ADAPTERS),
+    ] = ()
 
 
 class TuningSpec(Wire, frozen=True, kw_only=True):
     preset: Annotated[Preset | None, field("The model to tune.", required=True)] = None
-    method: Annotated[str, field("lora or qlora, in any case.", maxLength=16)] = ""
+    method: Annotated[str, field("lora or qlora, in any case.", required=True, maxLength=16, rules=rules.METHOD)] = ""
     config: Annotated[str, field("ConfigMap whose key training_config.yaml sets training options.", maxLength=253)] = ""
-    input: Annotated[DataSource | None, field("The training data.", required=True)] = None
-    output: Annotated[DataDestination | None, field("Where the result goes.", required=True)] = None
+    input: Annotated[DataSource | None, field("The training data.", required=True, rules=rules.TUNING_INPUT)] = None
+    output: Annotated[
+        DataDestination | None, field("Where the result goes.", required=True, rules=rules.TUNING_OUTPUT)
+    ] = None
     on_success: Annotated[
-        OnSuccess | None, field("Serve the result on the same nodes, or release them; absent means Serve.")
+        OnSuccess | None, field("Serve the result on the same nodes, or release them; absent: Serve.")
     ] = None
 
 
@@ -242,11 +263,13 @@ class WorkspaceStatus(Wire, frozen=True, kw_only=True):
 
 
 class Workspace(Object, frozen=True, kw_only=True):
-    """A model served or tuned on nodes of its own. Exactly one of `inference` and `tuning` is set."""
+    """A model served, or tuned and then served, on nodes of its own."""
 
-    resource: Annotated[ResourceSpec, field("Nodes that the workload needs.", required=True)] = ResourceSpec()
-    inference: Annotated[InferenceSpec | None, field("Serve a model.")] = None
-    tuning: Annotated[TuningSpec | None, field("Tune a model.")] = None
+    resource: Annotated[ResourceSpec, field("Nodes for the workload.", required=True, rules=rules.RESOURCE)] = (
+        ResourceSpec()
+    )
+    inference: Annotated[InferenceSpec | None, field("Serve a model.", rules=rules.INFERENCE)] = None
+    tuning: Annotated[TuningSpec | None, field("Tune a model.", rules=rules.TUNING)] = None
     status: WorkspaceStatus = WorkspaceStatus()
 
 

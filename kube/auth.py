@@ -1,0 +1,203 @@
+"""Where the API server is, who we are to it, and the HTTP session that both need.
+
+Two sources: the files that the kubelet mounts into a pod, and a kubeconfig. Either is read again when it may have changed:
+the pod's token every minute and everything after a 401, so that rotated tokens, certificates and authorities are picked up
+without a restart. Refuses to know requests, retries and kinds; `kube.client` is the only caller.
+
+A kubeconfig is read by kubernetes-asyncio (exec plugins, OIDC, embedded certificates). It is imported there and then,
+because its models cost 65 MiB that a controller in a pod never needs: the two mounted files are read right here.
+"""
+
+import asyncio
+import logging
+import os
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from kube.clock import Clock
+
+log = logging.getLogger(__name__)
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+# client-go re-reads a bound token once a minute; the kubelet renews it at 80 % of its (at least ten minutes of) life.
+REFRESH_SECONDS = 60.0
+# etcd stores at most 1.5 MiB per object, JSON may double that; aiohttp's readline takes lines of twice this buffer.
+READ_BUFFER = 2**22
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One reading of the credentials. Equal readings mean that nothing has to be built anew."""
+
+    host: str
+    authorization: str = ""
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    verify: bool = True
+    server_name: str | None = None
+    proxy: str | None = None
+
+
+Source = Callable[[], Awaitable[Identity]]
+
+
+def in_cluster() -> bool:
+    return bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
+
+
+async def from_service_account() -> Identity:
+    """What the kubelet mounted into this pod. Raises OSError when the files are missing."""
+    host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    bracketed = f"[{host}]" if ":" in host else host
+    token = _text(SERVICE_ACCOUNT / "token")
+    return Identity(
+        f"https://{bracketed}:{port}", authorization=f"Bearer {token}", ca_file=str(SERVICE_ACCOUNT / "ca.crt")
+    )
+
+
+def from_kubeconfig(path: str) -> Source:
+    """A source for `path`, or for $KUBECONFIG or ~/.kube/config where it is empty."""
+
+    async def read() -> Identity:
+        from kubernetes_asyncio.client.configuration import Configuration
+        from kubernetes_asyncio.config import load_kube_config
+
+        configuration = Configuration()
+        await load_kube_config(config_file=path or None, client_configuration=configuration, persist_config=False)
+        return Identity(
+            str(configuration.host),
+            authorization=configuration.api_key.get("BearerToken", ""),
+            ca_file=configuration.ssl_ca_cert,
+            cert_file=configuration.cert_file,
+            key_file=configuration.key_file,
+            verify=configuration.verify_ssl,
+            server_name=configuration.tls_server_name,
+            proxy=configuration.proxy,
+        )
+
+    return read
+
+
+class Auth:
+    """Hands out sessions, and renews what they are made of.
+
+    A session whose certificate or authority was replaced serves the requests that it carries and is closed after the
+    last one; new requests use its successor at once.
+    """
+
+    def __init__(self, source: Source, identity: Identity, clock: Clock) -> None:
+        self._source = source
+        self._clock = clock
+        self._refreshing = asyncio.Lock()
+        self._read_at = clock.monotonic()
+        self._generation = 0
+        self._adopt(identity)
+
+    @classmethod
+    async def load(cls, source: Source, clock: Clock) -> "Auth":
+        return cls(source, await source(), clock)
+
+    @property
+    def host(self) -> str:
+        return self._identity.host
+
+    @property
+    def generation(self) -> int:
+        """Counts the readings; pass it to `refresh` to say which one was refused."""
+        return self._generation
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[tuple[aiohttp.ClientSession, Identity]]:
+        """The session to send one request with; it stays open as long as the block runs."""
+        if self._clock.monotonic() - self._read_at >= REFRESH_SECONDS:
+            await self.refresh(self._generation, periodic=True)
+        pool = self._pool
+        pool.users += 1
+        try:
+            yield pool.session, self._identity
+        finally:
+            pool.users -= 1
+            await pool.close_if_retired()
+
+    async def refresh(self, refused: int, *, periodic: bool = False) -> None:
+        """Read the credentials again, once for all requests that were refused with the same reading."""
+        async with self._refreshing:
+            if refused != self._generation:
+                return
+            self._generation += 1
+            self._read_at = self._clock.monotonic()
+            if periodic and not in_cluster():
+                # Re-reading a kubeconfig may start an exec plugin: only a 401 is worth that. Rotated files are cheap.
+                self._adopt(self._identity)
+                return
+            try:
+                self._adopt(await self._source())
+            except (OSError, ssl.SSLError, ValueError):
+                # Half-written by whoever rotates it. The old reading may still work; the next minute reads again.
+                log.exception("Re-reading the credentials failed")
+
+    async def close(self) -> None:
+        await self._pool.session.close()
+
+    def _adopt(self, identity: Identity) -> None:
+        fingerprint = _fingerprint(identity)
+        previous = getattr(self, "_pool", None)
+        if previous is None or previous.fingerprint != fingerprint:
+            self._pool = _Pool(_session(identity), fingerprint)
+            if previous is not None:
+                previous.retire()
+        self._identity = identity
+
+
+class _Pool:
+    """A session and the number of requests that it carries."""
+
+    def __init__(self, session: aiohttp.ClientSession, fingerprint: object) -> None:
+        self.session = session
+        self.fingerprint = fingerprint
+        self.users = 0
+        self._retired = False
+        self._closing: asyncio.Task[None] | None = None
+
+    def retire(self) -> None:
+        self._retired = True
+        if not self.users:
+            self._closing = asyncio.ensure_future(self.session.close())
+
+    async def close_if_retired(self) -> None:
+        if self._retired and not self.users:
+            await self.session.close()
+
+
+def _session(identity: Identity) -> aiohttp.ClientSession:
+    context = ssl.create_default_context(cafile=identity.ca_file)
+    # Kubernetes' own certificate authorities may lack the extensions that Python 3.13 began to insist on.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if identity.cert_file:
+        context.load_cert_chain(identity.cert_file, identity.key_file)
+    if not identity.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    # No limit: every watch holds a connection of its own, and a request must not wait behind them.
+    connector = aiohttp.TCPConnector(limit=0, ssl=context)
+    return aiohttp.ClientSession(connector=connector, trust_env=True, read_bufsize=READ_BUFFER)
+
+
+def _fingerprint(identity: Identity) -> object:
+    """Changes when a file that the TLS context was made of is replaced."""
+    files = (identity.ca_file, identity.cert_file, identity.key_file)
+    stats = tuple((path, os.stat(path).st_mtime_ns) for path in files if path)
+    return identity.host, stats, identity.verify, identity.server_name
+
+
+def _text(path: Path) -> str:
+    content = path.read_text(encoding="utf-8").strip()
+    if not content:
+        raise OSError(f"{path} is empty")
+    return content

@@ -1,0 +1,175 @@
+"""What a cluster scrapes, under the names that client-go and controller-runtime gave it.
+
+Counting is adding to plain numbers; text is made only when somebody scrapes (an inline prometheus_client observation
+costs four times as much as the queue cycle that it would measure). Objects that count register themselves in `_published`
+and are summed by name. Refuses to know what is being counted beyond its labels.
+"""
+
+import weakref
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import CollectorRegistry
+
+
+class Publisher(Protocol):
+    """Something that counts."""
+
+    def collect(self) -> Iterable[Metric]: ...
+
+
+_published: "weakref.WeakSet[Publisher]" = weakref.WeakSet()
+
+
+def publish(publisher: Publisher) -> None:
+    """Show `publisher` at every scrape for as long as it lives."""
+    _published.add(publisher)
+
+
+class Collector:
+    """Everything that was published, as prometheus_client wants it: families of one name merged."""
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for publisher in [REST, *_published]:
+            for family in publisher.collect():
+                known = families.setdefault(family.name, family)
+                if known is not family:
+                    known.samples.extend(family.samples)
+        yield from families.values()
+
+
+def register(registry: CollectorRegistry) -> None:
+    """Show our series in `registry`; a second call changes nothing."""
+    if not any(isinstance(collector, Collector) for collector in registry._collector_to_names):
+        registry.register(Collector())
+
+
+class Histogram:
+    """Counts per bucket, without labels."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
+        total = 0
+        buckets = []
+        for bound, count in zip([*map(str, self._bounds), "+Inf"], self._counts, strict=True):
+            total += count
+            buckets.append((bound, total))
+        family.add_metric(labels, buckets=buckets, sum_value=self._sum)
+
+
+# controller-runtime: exponential from 10 ns, twelve powers of ten.
+QUEUE_BOUNDS = tuple(10.0**power for power in range(-8, 4))
+# controller-runtime's reconcile buckets.
+RECONCILE_BOUNDS = (
+    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+    *(1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0),
+    *(50.0, 60.0),
+)
+# client-go's request latency buckets.
+REST_BOUNDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
+
+
+class RestMetrics:
+    """Requests to the API server; one instance per process, like client-go's."""
+
+    def __init__(self) -> None:
+        self._requests: dict[tuple[str, str, str], int] = {}
+        self._durations: dict[tuple[str, str], Histogram] = {}
+
+    def observe(self, method: str, host: str, code: str, seconds: float) -> None:
+        """One answer, or `<error>` as its code where none came. Seconds until the headers of the answer."""
+        address = host.partition("://")[2]
+        key = (code, method, address)
+        self._requests[key] = self._requests.get(key, 0) + 1
+        histogram = self._durations.get((method, address))
+        if histogram is None:
+            histogram = self._durations[method, address] = Histogram(REST_BOUNDS)
+        histogram.observe(seconds)
+
+    def collect(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "rest_client_requests", "Requests to the API server.", labels=["code", "method", "host"]
+        )
+        for labels, count in self._requests.items():
+            requests.add_metric(labels, count)
+        durations = HistogramMetricFamily(
+            "rest_client_request_duration_seconds", "Time to the answer's headers.", labels=["verb", "host"]
+        )
+        for names, histogram in self._durations.items():
+            histogram.add_to(durations, names)
+        yield requests
+        yield durations
+
+
+REST = RestMetrics()
+
+
+class ReconcileMetrics:
+    """One controller's reconciles. All series exist from the start."""
+
+    RESULTS = ("success", "error", "requeue", "requeue_after")
+
+    def __init__(self, controller: str, *, workers: int = 1) -> None:
+        self._controller = controller
+        self._workers = workers
+        self._results = dict.fromkeys(self.RESULTS, 0)
+        self._durations = Histogram(RECONCILE_BOUNDS)
+        self.active = 0  # workers inside a reconcile right now
+        publish(self)
+
+    def observe(self, result: str, seconds: float) -> None:
+        """One finished reconcile; `result` is one of RESULTS."""
+        self._results[result] += 1
+        self._durations.observe(seconds)
+
+    def collect(self) -> Iterator[Metric]:
+        name = [self._controller]
+        total = CounterMetricFamily(
+            "controller_runtime_reconcile", "Reconciles by result.", labels=["controller", "result"]
+        )
+        for result, count in self._results.items():
+            total.add_metric([*name, result], count)
+        yield total
+        failed = CounterMetricFamily("controller_runtime_reconcile_errors", "Failed reconciles.", labels=["controller"])
+        failed.add_metric(name, self._results["error"])
+        yield failed
+        durations = HistogramMetricFamily(
+            "controller_runtime_reconcile_time_seconds", "Duration of a reconcile.", labels=["controller"]
+        )
+        self._durations.add_to(durations, name)
+        yield durations
+        yield from gauges(
+            ["controller"],
+            name,
+            {
+                "controller_runtime_max_concurrent_reconciles": ("Workers.", self._workers),
+                "controller_runtime_active_workers": ("Workers that reconcile right now.", self.active),
+            },
+        )
+
+
+def gauges(labels: Sequence[str], values: Sequence[str], series: Mapping[str, tuple[str, float]]) -> Iterator[Metric]:
+    """One gauge family per name, each with one sample."""
+    for name, (documentation, value) in series.items():
+        family = GaugeMetricFamily(name, documentation, labels=labels)
+        family.add_metric(values, value)
+        yield family
+
+
+def counters(labels: Sequence[str], values: Sequence[str], series: Mapping[str, tuple[str, float]]) -> Iterator[Metric]:
+    """One counter family per name (without `_total`), each with one sample."""
+    for name, (documentation, value) in series.items():
+        family = CounterMetricFamily(name, documentation, labels=labels)
+        family.add_metric(values, value)
+        yield family
