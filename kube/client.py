@@ -8,7 +8,7 @@ reads, so what they return is the truth at that moment; what is read often is re
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -30,6 +30,8 @@ WRITE_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=CONNECT_SECONDS)
 READ_TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=CONNECT_SECONDS, sock_read=60)
 # Bookmarks come about once a minute, so a stream that is silent for longer has no peer any more.
 WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=75)
+# A line that has not arrived complete by then comes from a peer that is as good as dead.
+STALLED_SECONDS = 105.0
 # A short Retry-After is waited for here (API priority and fairness mostly says one second); a long one belongs to the
 # caller's queue, which can do something else meanwhile.
 RETRIES = 3
@@ -242,19 +244,19 @@ class Client:
                 raise api_error(response.status, answer, response.headers)
             return answer
 
-    @asynccontextmanager
-    async def watch(
-        self, resource: Resource[T], *, namespace: str, params: Mapping[str, str]
-    ) -> AsyncIterator[asyncio.StreamReader | aiohttp.StreamReader]:
-        """Open a watch and yield its lines. Raises what `request` raises, on opening and while the block reads."""
+    async def watch(self, resource: Resource[T], *, namespace: str, params: Mapping[str, str]) -> "WatchStream":
+        """Open a watch. Raises what `request` raises; the caller closes the stream."""
         generation = self._auth.generation
         query = {**params, "watch": "1", "allowWatchBookmarks": "true"}
         try:
-            async with self._send("GET", resource.path(namespace), query, {}, None, WATCH_TIMEOUT) as response:
+            async with AsyncExitStack() as stack:
+                sending = self._send("GET", resource.path(namespace), query, {}, None, WATCH_TIMEOUT)
+                response = await stack.enter_async_context(sending)
                 if response.status != 200:
                     raise api_error(response.status, await response.read(), response.headers)
-                yield response.content
+                return WatchStream(response, stack.pop_all())
         except errors.Unauthorized:
+            # The caller waits a moment and opens another one, with the new credential.
             await self._auth.refresh(generation)
             raise
 
@@ -298,6 +300,39 @@ class Client:
         if identity.authorization:
             headers["Authorization"] = identity.authorization
         return headers
+
+
+class WatchStream:
+    """The lines of an open watch. A peer that sends nothing, or never finishes a line, ends it with ConnectionFailed."""
+
+    def __init__(self, response: aiohttp.ClientResponse, resources: AsyncExitStack) -> None:
+        self._response = response
+        self._resources = resources
+        self._loop = asyncio.get_running_loop()
+        self._line_at = self._loop.time()
+        # Single bytes satisfy sock_read for ever, so completed lines are watched too.
+        self._watchdog = self._loop.call_later(STALLED_SECONDS, self._check)
+
+    async def readline(self) -> bytes:
+        """The next line with its newline; less than that only where the stream ends."""
+        try:
+            line: bytes = await self._response.content.readline()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise errors.ConnectionFailed(f"the watch broke: {error or type(error).__name__}") from error
+        self._line_at = self._loop.time()
+        return line
+
+    async def close(self) -> None:
+        self._watchdog.cancel()
+        self._response.close()  # never back into the pool: the rest of the stream is still coming
+        await self._resources.aclose()
+
+    def _check(self) -> None:
+        remaining = self._line_at + STALLED_SECONDS - self._loop.time()
+        if remaining <= 0:
+            self._response.close()
+            return
+        self._watchdog = self._loop.call_later(remaining, self._check)
 
 
 def api_error(code: int, body: bytes, headers: Mapping[str, str]) -> errors.ApiError:

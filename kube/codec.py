@@ -83,7 +83,7 @@ class Codec(Generic[T]):
 
     def page(self, body: bytes) -> Page[T]:
         try:
-            return self._page.decode(body)  # type: ignore[no-any-return]  # made from a type that mypy cannot see
+            return self._page.decode(body)
         except msgspec.ValidationError:
             raw = msgspec.json.decode(body, type=_RawPage)
             return Page(raw.metadata, tuple(self.object(item) for item in raw.items))
