@@ -46,6 +46,10 @@ class Model:
     def label(self) -> str:
         return self.name or self.hub_id
 
+    def image(self, registry: str) -> str:
+        """Where its weights are in a registry of preset images; "" where there is no such image."""
+        return f"{registry}/kaito-{self.name}:{self.image_tag}" if registry and self.image_tag else ""
+
 
 @dataclass(frozen=True)
 class Sku:
