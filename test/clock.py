@@ -1,0 +1,60 @@
+"""Virtual time: a `kube.clock.Clock` that moves only when a test says so."""
+
+import asyncio
+import heapq
+import itertools
+from datetime import UTC, datetime, timedelta
+
+# Turns of the loop that a woken task may need until it waits for something again.
+SETTLE = 50
+
+
+class VirtualClock:
+    """Sleepers wake in the order of their moments, and everything they cause happens before time moves on."""
+
+    def __init__(self, start: datetime = datetime(2030, 1, 1, tzinfo=UTC)) -> None:
+        self._start = start
+        self._elapsed = 1000.0
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._count = itertools.count()
+
+    def monotonic(self) -> float:
+        return self._elapsed
+
+    def now(self) -> datetime:
+        return self._start + timedelta(seconds=self._elapsed - 1000.0)
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        future = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._elapsed + seconds, next(self._count), future))
+        await future
+
+    async def advance(self, seconds: float) -> None:
+        """Let `seconds` pass."""
+        until = self._elapsed + seconds
+        await self.settle()
+        while self._sleepers and self._sleepers[0][0] <= until:
+            moment, _, future = heapq.heappop(self._sleepers)
+            if not future.done():
+                self._elapsed = max(self._elapsed, moment)
+                future.set_result(None)
+                await self.settle()
+        self._elapsed = until
+        await self.settle()
+
+    def jump(self, seconds: float) -> None:
+        """Let `seconds` pass while the loop stands still, as a blocking call or a paused machine does."""
+        self._elapsed += seconds
+
+    async def settle(self) -> None:
+        """Let everything run that needs no time."""
+        for _ in range(SETTLE):
+            await asyncio.sleep(0)
+
+    @property
+    def sleeping(self) -> int:
+        """Tasks that wait for time to pass."""
+        return sum(not future.done() for _, _, future in self._sleepers)

@@ -1,0 +1,31 @@
+"""Waiting for a state of the world: the one polling helper of the tests, bounded by a deadline."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# A test that waits longer than this for something local has found a hang.
+TIMEOUT = 10.0
+
+
+async def eventually(predicate: Callable[[], T | Awaitable[T]], timeout: float = TIMEOUT) -> T:
+    """Ask until the answer is truthy, and return it. An AssertionError counts as "not yet" and is shown at the end."""
+    deadline = time.monotonic() + timeout
+    pause = 0.002
+    while True:
+        failure: AssertionError | None = None
+        try:
+            answer = predicate()
+            answer = await answer if inspect.isawaitable(answer) else answer
+            if answer:
+                return answer
+        except AssertionError as error:
+            failure = error
+        if time.monotonic() >= deadline:
+            raise failure or AssertionError(f"still not so after {timeout} s: {inspect.getsource(predicate).strip()}")
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, 0.05)
