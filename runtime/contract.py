@@ -175,7 +175,9 @@ class TunePlan:
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    ref: str = ""
+    """What was pushed. Pull it as `<repository of ref>@<digest>`."""
+
+    ref: str = ""  # repository:tag, as the Workspace has it
     digest: str = ""  # sha256:…
 
 

@@ -3,11 +3,13 @@
 It knows how a program ends and nothing of what it does.
 """
 
+import argparse
 import logging
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from runtime import contract, log
 from runtime.contract import ExitCode, Phase, Reason
@@ -15,6 +17,20 @@ from runtime.fault import Fault
 from runtime.status import Reporter, StatusServer, write_report
 
 logger = logging.getLogger(__name__)
+
+
+class Parser(argparse.ArgumentParser):
+    """Ends with the contract's code on a bad command line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage()
+        self.exit(ExitCode.CONFIG_INVALID, f"{self.prog}: {message}\n")
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every program has."""
+    parser.add_argument("--port", type=int, default=contract.STATUS_PORT, help="of the status server")
+    parser.add_argument("--termination-log", type=Path, default=Path(contract.TERMINATION_LOG), metavar="FILE")
 
 
 def run(

@@ -1,0 +1,94 @@
+"""Runs skopeo and umoci: logins in a private authfile, never in arguments; scratch space where we are told.
+
+It says whether a command worked and what it printed last. Why a registry refused is `runtime.oci.probe`'s to find out.
+"""
+
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from runtime.contract import ExitCode, Reason
+from runtime.fault import Fault
+from runtime.oci import login as logins_of
+from runtime.oci.login import Login
+from runtime.oci.reference import Reference
+
+logger = logging.getLogger(__name__)
+
+
+class CommandFailed(Exception):  # says what happened, as subprocess does
+    """A command of ours ended with another code than 0. The text is the last line that it printed."""
+
+
+def run(command: Sequence[str | Path], scratch: Path) -> str:
+    """Run a command to its end and return its standard output. Raises CommandFailed."""
+    program = shutil.which(str(command[0]))
+    if program is None:
+        raise Fault(ExitCode.INTERNAL, Reason.INTERNAL, f"`{command[0]}` is missing from this image")
+    # HOME too: skopeo keeps a cache below it, and the root file system is read-only.
+    environment = os.environ | {"TMPDIR": str(scratch), "HOME": str(scratch)}
+    done = subprocess.run(
+        [program, *map(str, command[1:])], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        raise CommandFailed(lines[-1] if lines else f"{command[0]} ended with {done.returncode}")
+    return done.stdout
+
+
+@contextmanager
+def authfile(logins: Mapping[str, Login], scratch: Path) -> Iterator[Path]:
+    """Provide the logins as a file for the length of one command."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        path = Path(folder, "auth.json")
+        logins_of.write_authfile(logins, path)
+        yield path
+
+
+def pull(reference: Reference, layout: Path, logins: Mapping[str, Login], scratch: Path) -> None:
+    """Copy an image into an OCI layout, under the tag `image`. skopeo checks every digest. Raises CommandFailed."""
+    with authfile(logins, scratch) as auth:
+        command: list[str | Path] = ["skopeo", "--insecure-policy", "copy", "--quiet", "--authfile", auth]
+        command += ["--dest-oci-accept-uncompressed-layers", f"--src-tls-verify={_verify(reference)}"]
+        run([*command, f"docker://{reference}", f"oci:{layout}:image"], scratch)
+
+
+def push(layout: Path, reference: Reference, logins: Mapping[str, Login], scratch: Path) -> None:
+    """Copy the image `image` of an OCI layout to a registry, byte for byte. Raises CommandFailed."""
+    with authfile(logins, scratch) as auth:
+        command: list[str | Path] = [
+            "skopeo",
+            "--insecure-policy",
+            "copy",
+            "--quiet",
+            "--preserve-digests",
+            "--authfile",
+            auth,
+        ]
+        run(
+            [*command, f"--dest-tls-verify={_verify(reference)}", f"oci:{layout}:image", f"docker://{reference}"],
+            scratch,
+        )
+
+
+def raw_manifest(reference: Reference, logins: Mapping[str, Login], scratch: Path) -> str:
+    """Fetch a manifest as the registry has it. Raises CommandFailed."""
+    with authfile(logins, scratch) as auth:
+        command: list[str | Path] = ["skopeo", "--insecure-policy", "inspect", "--raw", "--authfile", auth]
+        return run([*command, f"--tls-verify={_verify(reference)}", f"docker://{reference}"], scratch)
+
+
+def unpack(layout: Path, bundle: Path, scratch: Path) -> Path:
+    """Unpack the image `image` of a layout without privileges and return its root. Raises CommandFailed."""
+    shutil.rmtree(bundle, ignore_errors=True)
+    run(["umoci", "unpack", "--rootless", "--image", f"{layout}:image", bundle], scratch)
+    return bundle / "rootfs"
+
+
+def _verify(reference: Reference) -> str:
+    return "false" if reference.plain_http else "true"

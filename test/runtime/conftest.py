@@ -1,0 +1,20 @@
+"""Fixtures of the runtime's tests: registries of their own. Nothing here needs torch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from test.runtime.registry import Registry, running
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    with running(tmp_path / "registry") as started:
+        yield started
+
+
+@pytest.fixture
+def private_registry(tmp_path: Path) -> Iterator[Registry]:
+    with running(tmp_path / "private-registry", password=True) as started:
+        yield started

@@ -1,0 +1,84 @@
+"""A real registry (Debian's docker-registry) on loopback, plain HTTP, with or without a password, for tests of transfers."""
+
+import base64
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+USER, PASSWORD = "tuner", "right-password"
+_HTPASSWD = f"{USER}:$2y$04$abcdefghijklmnopqrstuuS80hwFD6gSIL20SCUGvmL7S939BjOHW\n"  # bcrypt of PASSWORD
+
+_CONFIG = """\
+version: 0.1
+log: {{level: error, accesslog: {{disabled: true}}}}
+storage: {{filesystem: {{rootdirectory: {root}}}, delete: {{enabled: true}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+{auth}
+"""
+
+
+@dataclass(frozen=True)
+class Registry:
+    host: str
+
+    def manifest(self, repository: str, tag: str) -> tuple[str, dict[str, object]] | None:
+        """The digest and body under a tag, or None where there is none."""
+        request = urllib.request.Request(f"http://{self.host}/v2/{repository}/manifests/{tag}")
+        request.add_header("Accept", "application/vnd.oci.image.manifest.v1+json")
+        request.add_header("Authorization", "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode())
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.headers["Docker-Content-Digest"], json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            error.close()
+            return None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def running(folder: Path, *, password: bool = False, port: int = 0) -> Iterator[Registry]:
+    program = shutil.which("docker-registry")
+    assert program, "these tests need Debian's docker-registry, skopeo and umoci"
+    port = port or free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "htpasswd").write_text(_HTPASSWD)
+    auth = f"auth: {{htpasswd: {{realm: test, path: {folder / 'htpasswd'}}}}}" if password else ""
+    (folder / "config.yml").write_text(_CONFIG.format(root=folder / "blobs", port=port, auth=auth))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([program, "serve", str(folder / "config.yml")], stdout=log, stderr=log)
+    try:
+        _wait(port, process)
+        yield Registry(f"127.0.0.1:{port}")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait(port: int, process: "subprocess.Popen[bytes]") -> None:
+    while process.poll() is None:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=10):
+            return
+    raise AssertionError("the registry did not start")
+
+
+def write_secret(folder: Path, registry: str, password: str = PASSWORD) -> Path:
+    """Write a dockerconfigjson Secret as the kubelet mounts it, and as `kubectl create secret docker-registry` fills it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    entry = {"username": USER, "password": password, "auth": base64.b64encode(f"{USER}:{password}".encode()).decode()}
+    temporary = folder / "..data_tmp"
+    temporary.write_text(json.dumps({"auths": {registry: entry}}))
+    temporary.rename(folder / ".dockerconfigjson")
+    return folder
