@@ -40,7 +40,10 @@ def files() -> Mapping[str, str]:
         "docs/reference/kaitonodeclass.md": lambda: docs.fields_page(node_classes),
         "docs/reference/reasons.md": docs.reasons_page,
     }
-    roles = {f"manifests/rbac/{name}.yaml": manifest(*rbac.documents(name)) for name in rbac.CONTROLLERS}
+    roles = {
+        f"manifests/{folder}/rbac.yaml": manifest(*rbac.documents(name))
+        for name, (folder, _) in rbac.CONTROLLERS.items()
+    }
     return {path: text() for path, text in documents.items()} | roles
 
 

@@ -8,13 +8,16 @@ import provisioner.rbac
 from kube.api.rbac import READ, PolicyRule
 
 NAMESPACE = "kaito-system"
-CONTROLLERS = {"workspace-controller": controller.rbac, "node-provisioner": provisioner.rbac}
+CONTROLLERS = {
+    "workspace-controller": ("controller", controller.rbac),
+    "node-provisioner": ("provisioner", provisioner.rbac),
+}
 WRITE = ("create", "update", "patch", "delete", "deletecollection")
 
 
 def documents(name: str) -> list[dict[str, Any]]:
     """Return one controller's ServiceAccount, roles and bindings."""
-    tables = CONTROLLERS[name]
+    _, tables = CONTROLLERS[name]
     return [
         _object("v1", "ServiceAccount", name, namespaced=True),
         _role("ClusterRole", name, tables.CLUSTER),
