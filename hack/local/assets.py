@@ -35,6 +35,7 @@ PACKAGES = {
     "ip": "iproute2",
     "socat": "socat",
     "docker-registry": "docker-registry",
+    "htpasswd": "apache2-utils",
     "buildah": "buildah",
     "skopeo": "skopeo",
     "umoci": "umoci",

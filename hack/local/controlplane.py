@@ -70,7 +70,7 @@ class ControlPlane:
         self.size = size
         self.daemons = Daemons(self.folder)
         self.kubeconfig = self.folder / "kubeconfig"
-        self.url = ""
+        self.url = f"https://{size.address}:{size.port}" if size.port else ""
 
     @classmethod
     def api(cls, folder: Path) -> "ControlPlane":

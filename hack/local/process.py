@@ -83,11 +83,11 @@ class Daemons:
                 env={**os.environ, **(environment or {}), **marks},
                 start_new_session=True,
             )
-        process = Process(child.pid, _start_time(child.pid))
-        self._record(name).write_text(f"{process.pid} {process.started}\n")
+        daemon = Process(child.pid, _start_time(child.pid))
+        self._record(name).write_text(f"{daemon.pid} {daemon.started}\n")
         # Popen would warn about a child that outlives it; this one is ours to end by pid, perhaps from another process.
         child.returncode = 0
-        return process
+        return daemon
 
     def find(self, name: str) -> Process | None:
         """The running daemon of that name."""
@@ -95,13 +95,13 @@ class Daemons:
             pid, started = self._record(name).read_text().split()
         except (FileNotFoundError, ValueError):
             return None
-        process = Process(int(pid), int(started))
-        return process if process.alive() else None
+        recorded = Process(int(pid), int(started))
+        return recorded if recorded.alive() else None
 
     def stop(self, name: str, grace: float = 10.0) -> None:
         """End one daemon, then whatever of its children is left. Does nothing when there is none."""
-        if (process := self.find(name)) is not None:
-            process.end(grace)
+        if (daemon := self.find(name)) is not None:
+            daemon.end(grace)
         for left in self.marked(name):
             left.end(0)
         self._record(name).unlink(missing_ok=True)
@@ -121,7 +121,7 @@ class Daemons:
     def marked(self, name: str | None = None) -> list[Process]:
         """Every process that carries this folder's mark (and the name's)."""
         wanted = {_pair(OWNER_MARK, str(self.folder))} | ({_pair(NAME_MARK, name)} if name else set())
-        return [process for process, environment in _environments() if wanted <= environment]
+        return [found for found, environment in _environments() if wanted <= environment]
 
     def log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
@@ -143,6 +143,12 @@ class Daemons:
         return self.log(name).read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
 
 
+def process(pid: int) -> Process | None:
+    """The process that has this pid now."""
+    started = _start_time(pid)
+    return Process(pid, started) if started else None
+
+
 def owners() -> set[Path]:
     """Run folders of all boxes that have a process on this machine."""
     prefix = f"{OWNER_MARK}=".encode()
@@ -161,9 +167,8 @@ def _environments() -> Iterator[tuple[Process, set[bytes]]]:
             continue
         with contextlib.suppress(OSError):  # it ended meanwhile, or belongs to somebody else
             environment = set((entry / "environ").read_bytes().split(b"\0"))
-            started = _start_time(int(entry.name))
-            if started:
-                yield Process(int(entry.name), started), environment
+            if (found := process(int(entry.name))) is not None:
+                yield found, environment
 
 
 def _pair(key: str, value: str) -> bytes:

@@ -1,0 +1,239 @@
+"""AKS in a box: all its parts, started in order and ended in the reverse order.
+
+All state lies in one run folder, written before each act, so that `down` works after any crash and from any process.
+Knows nothing of the product that runs in the box.
+"""
+
+import contextlib
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hack.local import assets, images, network, nodes, process, registry
+from hack.local.console import say, step
+from hack.local.controlplane import ADDRESS, ControlPlane
+from hack.local.nodeconfig import NodeSpec
+from hack.local.process import BoxError, Daemons
+from hack.local.session import Site
+
+REPOSITORY = Path(__file__).parents[2]
+
+# The managed cluster that the emulator pretends to be.
+SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
+RESOURCE_GROUP = "box"
+CLUSTER = "aks-in-a-box"
+LOCATION = "eastus"
+NODE_RESOURCE_GROUP = f"MC_{RESOURCE_GROUP}_{CLUSTER}_{LOCATION}"
+EMULATOR_PORT = 9443
+EMULATOR = "aks-emulator"
+
+SYSTEM_POOL = "system"
+SYSTEM_SCALE_SET = "aks-system-00000001-vmss"
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box and where to find what is in it. Two of the same folder are the same box."""
+
+    folder: Path
+    repository: Path = REPOSITORY
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.folder / "kubeconfig"
+
+    @property
+    def authority(self) -> Path:
+        return self.folder / "pki" / "ca.crt"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    @property
+    def emulator_url(self) -> str:
+        return f"https://{ADDRESS}:{EMULATOR_PORT}"
+
+    def site(self, data_url: str) -> Site:
+        """What a session in this box must know."""
+        user, password = registry.credentials(self.folder)
+        work = self.folder / "work"
+        work.mkdir(exist_ok=True)
+        return Site(
+            repository=self.repository,
+            work=work,
+            kubeconfig=self.kubeconfig,
+            ca=self.authority,
+            public_registry=registry.PUBLIC,
+            private_registry=registry.PRIVATE,
+            registry_user=user,
+            registry_password=password,
+            data_url=data_url,
+        )
+
+
+def run_folder() -> Path:
+    """The one folder of this checkout's box."""
+    return REPOSITORY / "build" / "local"
+
+
+def logs_folder() -> Path:
+    return Box(run_folder()).logs
+
+
+@contextlib.contextmanager
+def running(*, keep: bool = False) -> Iterator[Box]:
+    """A box that is up within the block and down after it, whatever happens; kept up only after a good end."""
+    box = up()
+    finished = False
+    try:
+        yield box
+        finished = True
+    finally:
+        if not (keep and finished):
+            down()
+
+
+def up(folder: Path | None = None) -> Box:
+    """Bring a box up, or find it up. Raises BoxError; then, and when interrupted, nothing is left running."""
+    box = Box((folder or run_folder()).resolve())
+    check_machine()
+    check_no_other(box.folder)
+    if is_up(box):
+        say(f"The box is up: export KUBECONFIG={box.kubeconfig}")
+        return box
+    down(box.folder, quiet=True)  # what a crash may have left
+    started = time.monotonic()
+    try:
+        _start(box)
+    except BaseException:
+        down(box.folder, quiet=True)
+        raise
+    say(f"The box is up after {time.monotonic() - started:.0f} s: export KUBECONFIG={box.kubeconfig}")
+    return box
+
+
+def down(folder: Path | None = None, *, quiet: bool = False) -> None:
+    """End everything of the box and put the machine's network back. Safe at any time, in any state; logs stay."""
+    box = Box((folder or run_folder()).resolve())
+    if not box.folder.exists():
+        return
+    started = time.monotonic()
+    daemons = Daemons(box.folder)
+    daemons.stop(EMULATOR)  # first: it could boot a node
+    nodes.stop_all(box.folder)
+    daemons.stop("kube-proxy")
+    ControlPlane.full(box.folder).stop()
+    registry.stop_all(box.folder)
+    daemons.stop_all()
+    network.down(box.folder)
+    _forget(box.folder)
+    if not quiet:
+        say(f"The box is down ({time.monotonic() - started:.1f} s). Logs: {box.logs}")
+
+
+def is_up(box: Box) -> bool:
+    """Whether `up` came to its end and everything that it started still runs."""
+    marker = box.folder / "up"
+    if not marker.exists():
+        return False
+    return set(marker.read_text().split()) <= set(Daemons(box.folder).names())
+
+
+def status(folder: Path | None = None) -> str:
+    """What runs, for people."""
+    box = Box((folder or run_folder()).resolve())
+    daemons = Daemons(box.folder).names()
+    if not daemons:
+        return "The box is down."
+    state = "up" if is_up(box) else "incomplete (`down` ends what is left)"
+    lines = [f"The box is {state}.", f"  kubeconfig  {box.kubeconfig}", f"  logs        {box.logs}"]
+    lines += [f"  nodes       {' '.join(nodes.names(box.folder)) or 'none'}", f"  processes   {' '.join(daemons)}"]
+    return "\n".join(lines)
+
+
+def check_machine() -> None:
+    """Raise BoxError where a box cannot run, saying what to do instead."""
+    own = "To use a cluster of your own, see docs/install.md: kustomize installs both controllers, with AKS or your nodes."
+    if platform.system() != "Linux":
+        raise BoxError(f"AKS in a box needs Linux (it boots real nodes); this is {platform.system()}. {own}")
+    if os.geteuid() != 0:
+        raise BoxError(f"AKS in a box needs root (namespaces, bridges, mounts): run it with sudo. {own}")
+
+
+def check_no_other(folder: Path) -> None:
+    """Raise BoxError when another checkout's box is up: both would want the same addresses."""
+    boxes = [owner for owner in process.owners() if owner != folder and (owner / "network-before.json").exists()]
+    bridge = network.bridge_owner()
+    other = str(boxes[0]) if boxes else bridge if bridge not in ("", str(folder)) else ""
+    if other:
+        raise BoxError(f"another box is up, with its state in {other}: take it down first")
+
+
+def _start(box: Box) -> None:
+    box.folder.mkdir(parents=True, exist_ok=True)
+    assets.install_packages()
+    assets.hyperkube()
+    assets.kubectl()
+    with step("images"):
+        images.ensure(box.folder, images.node_images())
+    with step("network"):
+        network.up(box.folder)
+    plane = ControlPlane.full(box.folder)
+    with step("control plane"):
+        plane.start()
+    with step("registries"):
+        registry.start_all(box.folder, plane.authority)
+    with step("system node"):
+        nodes.start(box.folder, system_node())
+        network.start_proxy(plane, system_node().name)
+    with step("AKS emulator"):
+        _start_emulator(box)
+    (box.folder / "up").write_text("\n".join(Daemons(box.folder).names()))
+
+
+def system_node() -> NodeSpec:
+    """The node of AKS's own pool: controllers run here, the provisioner never touches it."""
+    return NodeSpec(
+        name=f"{SYSTEM_SCALE_SET}000000",
+        provider_id=(
+            f"azure:///subscriptions/{SUBSCRIPTION}/resourceGroups/{NODE_RESOURCE_GROUP}/providers/"
+            f"Microsoft.Compute/virtualMachineScaleSets/{SYSTEM_SCALE_SET}/virtualMachines/0"
+        ),
+        labels={
+            "agentpool": SYSTEM_POOL,
+            "kubernetes.azure.com/agentpool": SYSTEM_POOL,
+            "kubernetes.azure.com/mode": "system",
+            "kubernetes.azure.com/cluster": NODE_RESOURCE_GROUP,
+            "node.kubernetes.io/instance-type": "Standard_D2s_v3",
+            "topology.kubernetes.io/region": LOCATION,
+        },
+    )
+
+
+def _start_emulator(box: Box) -> None:
+    argv = [
+        *(sys.executable, "-m", "hack.local.aks", "--mode", "boot", "--folder", str(box.folder)),
+        *("--address", ADDRESS, "--port", str(EMULATOR_PORT)),
+        *("--subscription", SUBSCRIPTION, "--resource-group", RESOURCE_GROUP, "--cluster", CLUSTER),
+        *("--location", LOCATION, "--node-resource-group", NODE_RESOURCE_GROUP),
+    ]
+    daemons = Daemons(box.folder)
+    daemons.start(EMULATOR, argv, environment={"PYTHONPATH": str(box.repository)})
+
+
+def _forget(folder: Path) -> None:
+    """Remove the state of a cluster that has ended: data, keys, passwords. Logs and built things stay."""
+    for name in ("etcd", "pki", "processes", "registries", "registry-private", "work", "nodes"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for pattern in ("*.yml", "*.yaml", "kubeconfig", "registry-htpasswd", "registry-password", "up"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+__all__ = ["Box", "BoxError", "down", "logs_folder", "run_folder", "running", "status", "up"]
