@@ -6,6 +6,7 @@ Pure: no I/O beyond the catalogue's own tables, no Kubernetes types. Used by the
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -78,7 +79,12 @@ def _fitting(model: Model, configuration: Configuration, cloud: str) -> list[Pla
     """Return the plans on all current instance types that fit, cheapest first."""
     decided = (fit(model, sku, configuration) for sku in catalogue.skus(cloud) if not sku.retired)
     fitting = [found for found in decided if isinstance(found, Plan) and not found.warnings]
-    return sorted(fitting, key=lambda found: (found.cost, found.nodes, found.sku.instance_type))
+    return sorted(fitting, key=lambda found: (found.cost, found.nodes, _natural(found.sku.instance_type)))
+
+
+def _natural(name: str) -> list[str | int]:
+    """Order names as people do: NC4as before NC16as."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def _did_you_mean(names: Sequence[str]) -> str:
