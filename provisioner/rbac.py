@@ -9,7 +9,9 @@ CLUSTER = (
     PolicyRule("", ("nodes",), (*READ, "update", "patch", "delete")),
     PolicyRule("", ("pods",), (*READ, "delete")),
     PolicyRule("", ("pods/eviction",), ("create",)),
+    PolicyRule("", ("persistentvolumeclaims",), ("get",)),  # which volume attachments a drain has to wait for
     PolicyRule("storage.k8s.io", ("volumeattachments",), READ),
+    PolicyRule("", ("namespaces",), ("get",), names=("kube-system",)),  # its UID is the identity of the cluster
     PolicyRule("apps", ("deployments",), ("list",)),  # the start-up check for gpu-provisioner
     PolicyRule("events.k8s.io", ("events",), ("create", "patch")),
 )

@@ -1,0 +1,91 @@
+"""`python -m provisioner`: settings, connections, probes, the lease, the loop. Decides nothing else."""
+
+import asyncio
+import logging
+import signal
+import sys
+from contextlib import suppress
+
+from kube import health
+from kube.api.workload import DEPLOYMENTS
+from kube.client import Client
+from kube.clock import SystemClock
+from kube.errors import KubeError
+from kube.lease import LeaderElector
+from kube.meta import Key
+from provisioner import metrics
+from provisioner.azure import agentpools
+from provisioner.loop import Loop
+from provisioner.settings import Settings, load
+
+log = logging.getLogger("provisioner")
+
+RIVAL = "gpu-provisioner"  # its Deployment is always called so: the chart has the name hard-coded
+
+
+class RivalFound(Exception):  # not an error in the program
+    """Somebody else makes and deletes agent pools for the same claims."""
+
+
+def main() -> None:
+    settings = load()
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("azure").setLevel(logging.WARNING)  # it logs every request and header at info
+    log.info("Starting with %s", settings.public())
+    try:
+        asyncio.run(_until_signalled(settings))
+    except RivalFound as rival:
+        sys.exit(str(rival))
+    except KubeError as error:
+        log.error("Ending: %s", error)  # noqa: TRY400  # the message says it all
+        sys.exit(1)
+
+
+async def _until_signalled(settings: Settings) -> None:
+    """SIGTERM ends the work in order: workers first, the lease last."""
+    task = asyncio.ensure_future(run(settings))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def run(settings: Settings) -> None:
+    metrics.start()
+    async with await Client.connect(user_agent=settings.user_agent, kubeconfig=settings.kubeconfig) as client:
+        await refuse_rival(client)
+        elector = LeaderElector(client, Key(settings.lease_namespace, settings.lease_name), settings.identity)
+        terms: list[Loop] = []
+        ready = {"synced": lambda: not terms or terms[-1].synced}
+        async with await health.serve(settings.address, settings.port, checks=ready):
+            if not settings.leader_elect:
+                await _lead(client, settings, terms, None)
+                return
+            client.guard = elector.may_write
+            await elector.run(lambda: _lead(client, settings, terms, elector))
+
+
+async def _lead(client: Client, settings: Settings, terms: list[Loop], elector: LeaderElector | None) -> None:
+    may_write = elector.may_write if elector else lambda: True
+    clock = SystemClock()
+    async with agentpools.connect(settings, clock=clock, may_write=may_write) as cloud:
+        terms.append(Loop(client, cloud, settings, clock=clock))
+        await terms[-1].run()
+
+
+async def refuse_rival(client: Client) -> None:
+    """Raise RivalFound if gpu-provisioner runs on this cluster: two owners would delete each other's machines."""
+    found = await client.list(DEPLOYMENTS, field_selector=f"metadata.name={RIVAL}")
+    running = [str(deployment.metadata.key) for deployment in found.items if deployment.spec.replicas > 0]
+    if running:
+        raise RivalFound(
+            f"{', '.join(running)} runs on this cluster, and only one provisioner may. "
+            f"Scale it to 0 first: kubectl scale deployment {RIVAL} --replicas=0 -n {found.items[0].metadata.namespace}"
+        )
+
+
+if __name__ == "__main__":
+    main()

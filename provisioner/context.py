@@ -1,0 +1,216 @@
+"""What all phases share: the world as known (`Context`), and one claim with the changes that a reconcile decides (`Draft`).
+
+Knows no phase. A draft collects labels, status fields and conditions, compares once and writes at most two patches: the
+metadata, then the status. Both carry the resourceVersion that was read, so neither can undo somebody else's change.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from kube.api import labels
+from kube.api.nodeclaim import AWAITING_MESSAGE, AWAITING_RECONCILIATION, DEPENDENTS, NODE_CLAIMS, READY, NodeClaim
+from kube.api.workload import NODES, Node
+from kube.client import Client
+from kube.clock import Clock, parse_timestamp, timestamp
+from kube.conditions import ConditionSet, to_wire
+from kube.errors import Invalid
+from kube.events import EventRecorder, ObjectReference
+from kube.meta import Condition, Key
+from kube.store import Consistency, Store
+from provisioner import metrics
+from provisioner.cloud import CloudProvider
+from provisioner.inventory import Inventory
+from provisioner.settings import Settings
+
+log = logging.getLogger(__name__)
+
+BY_POOL = "agentpool"  # index of nodes: the agent pool, and so the claim, that they belong to
+
+
+@dataclass(frozen=True)
+class Context:
+    """The world as known. Stores are read, never written; everything written goes through `client` and `cloud`."""
+
+    client: Client
+    claims: Store[NodeClaim]
+    nodes: Store[Node]
+    cloud: CloudProvider
+    inventory: Inventory
+    recorder: EventRecorder
+    consistency: Consistency
+    settings: Settings
+    clock: Clock
+    cluster_id: str
+
+    def node_of(self, claim: NodeClaim) -> Node | None:
+        """The claim's node: the one chosen before, or else the oldest (AKS may briefly make a spare one)."""
+        known = self.nodes_of(claim.metadata.name)
+        chosen = [node for node in known if node.spec.provider_id == claim.status.provider_id]
+        ordered = sorted(chosen or known, key=lambda node: (node.metadata.creation_timestamp, node.metadata.name))
+        return ordered[0] if ordered and (chosen or not claim.status.provider_id) else None
+
+    def nodes_of(self, pool: str) -> list[Node]:
+        return [node for node in self.nodes.by_index(BY_POOL, pool) if of_pool(node, pool)]
+
+    def own_nodes(self, claim: NodeClaim) -> list[Node]:
+        """Nodes that were registered for this very claim; a namesake's pool may have others."""
+        uid, provider_id = claim.metadata.uid, claim.status.provider_id
+        return [
+            node
+            for node in self.nodes.by_index(BY_POOL, claim.metadata.name)
+            if any(owner.uid == uid for owner in node.metadata.owner_references)
+            or (provider_id and node.spec.provider_id == provider_id)
+        ]
+
+    async def patch_node(self, claim: Key, node: Node, patch: Mapping[str, Any]) -> Node:
+        """Merge-patch a node on behalf of a claim, provided that nobody has changed it meanwhile."""
+        metadata = {**patch.get("metadata", {}), "resourceVersion": node.metadata.resource_version}
+        written = await self.client.merge_patch(NODES, node.metadata.key, {**patch, "metadata": metadata})
+        self.consistency.wrote(claim, NODES, written.metadata.resource_version)
+        return written
+
+    async def delete_claim(self, claim: NodeClaim, reason: str, message: str) -> None:
+        """End a claim ourselves: its owner makes a new one, under another name."""
+        self.warn(claim, reason, message, action="Deleting")
+        pool = claim.metadata.labels.get(labels.NODEPOOL, "")
+        metrics.claims_disrupted.labels(reason, pool, claim.metadata.labels.get(labels.CAPACITY_TYPE, "")).inc()
+        await self.client.delete(NODE_CLAIMS, claim.metadata.key, uid=claim.metadata.uid)
+
+    def warn(self, claim: NodeClaim, reason: str, message: str, *, action: str) -> None:
+        self.recorder.event(ObjectReference.of(NODE_CLAIMS, claim), "Warning", reason, message, action=action)
+
+    def note(self, claim: NodeClaim, reason: str, message: str, *, action: str) -> None:
+        self.recorder.event(ObjectReference.of(NODE_CLAIMS, claim), "Normal", reason, message, action=action)
+
+
+def of_pool(node: Node, pool: str) -> bool:
+    """Whether AKS itself says that the node is of this pool: both labels, and the name of its scale set."""
+    if node.metadata.labels.get(labels.AKS_AGENTPOOL) != pool or not node.spec.provider_id:
+        return False
+    _, _, rest = node.spec.provider_id.lower().partition("/virtualmachinescalesets/")
+    return f"-{pool}-" in f"-{rest.split('/')[0]}-"
+
+
+@dataclass
+class Draft:
+    """One claim during one reconcile. `claim` is the newest version known; the rest is what shall become of it."""
+
+    context: Context
+    claim: NodeClaim
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    status: dict[str, Any] = field(default_factory=dict)
+    conditions: ConditionSet = field(init=False)
+    released: bool = False  # our finalizer is gone, and with it most likely the object
+
+    def __post_init__(self) -> None:
+        now = timestamp(self.context.clock.now())
+        metadata = self.claim.metadata
+        self.conditions = ConditionSet(self.claim.status.conditions, generation=metadata.generation, now=now)
+        if not metadata.deleting:
+            for name in DEPENDENTS:
+                if self.conditions.get(name) is None:
+                    self.conditions.set(name, "Unknown", AWAITING_RECONCILIATION, AWAITING_MESSAGE)
+
+    @property
+    def key(self) -> Key:
+        return self.claim.metadata.key
+
+    @property
+    def name(self) -> str:
+        return self.claim.metadata.name
+
+    def fail(self, condition: str, reason: str, message: str) -> None:
+        """Decide that the claim has failed for good. Its pool goes once that is written."""
+        known = self.conditions.get(condition)
+        self.conditions.set(condition, False, reason, message)
+        if known is None or (known.status, known.reason) != ("False", reason):
+            metrics.failures.labels(reason).inc()
+
+    def since(self, condition: str) -> datetime | None:
+        """When the condition got its present status."""
+        found = self.conditions.get(condition)
+        return _parse(found.last_transition_time) if found else None
+
+    async def hold(self, **annotations: str) -> None:
+        """Write finalizer and annotations now, before something that costs money. Raises Conflict when out of date."""
+        finalizers = [*self.claim.metadata.finalizers]
+        if labels.TERMINATION_FINALIZER not in finalizers:
+            finalizers.append(labels.TERMINATION_FINALIZER)
+        await self._patch({"metadata": {"finalizers": finalizers, "annotations": annotations}})
+
+    async def release(self) -> None:
+        """Let the claim go."""
+        rest = [each for each in self.claim.metadata.finalizers if each != labels.TERMINATION_FINALIZER]
+        self.released = True
+        await self._patch({"metadata": {"finalizers": rest}})
+
+    async def save(self) -> None:
+        """Write what differs from what is stored: nothing, one patch or two."""
+        if self.released:
+            return
+        if not self.claim.metadata.deleting:
+            self.conditions.root(READY, DEPENDENTS)
+        metadata = self._metadata_changes()
+        if metadata:
+            await self._patch({"metadata": metadata})
+        status = self._status_changes()
+        if status:
+            before = self.claim
+            try:
+                await self._patch({"metadata": {}, "status": status}, subresource="status")
+            except Invalid as error:  # claims of old schemas fail new rules; they must still be launched and deleted
+                log.warning("The status of %s cannot be written: %s", self.name, error.message)
+            self._announce(before)
+
+    def _metadata_changes(self) -> dict[str, Any]:
+        metadata = self.claim.metadata
+        wanted = {"labels": (self.labels, metadata.labels), "annotations": (self.annotations, metadata.annotations)}
+        changes = {
+            name: {key: value for key, value in new.items() if old.get(key) != value}
+            for name, (new, old) in wanted.items()
+        }
+        return {name: change for name, change in changes.items() if change}
+
+    def _status_changes(self) -> dict[str, Any]:
+        known = self.claim.status
+        old = {
+            "nodeName": known.node_name,
+            "providerID": known.provider_id,
+            "imageID": known.image_id,
+            "capacity": known.capacity,
+            "allocatable": known.allocatable,
+        }
+        changes = {key: value for key, value in self.status.items() if value and old[key] != value}
+        if self.conditions.changed:
+            changes["conditions"] = to_wire(self.conditions.result())
+        return changes
+
+    async def _patch(self, patch: dict[str, Any], *, subresource: str = "") -> None:
+        patch["metadata"]["resourceVersion"] = self.claim.metadata.resource_version
+        self.claim = await self.context.client.merge_patch(NODE_CLAIMS, self.key, patch, subresource=subresource)
+        self.context.consistency.wrote(self.key, NODE_CLAIMS, self.claim.metadata.resource_version)
+
+    def _announce(self, before: NodeClaim) -> None:
+        """Say on the claim's event list what has just changed in its conditions."""
+        for condition in _changed(before.status.conditions, self.conditions.result()):
+            if condition.type == READY or condition.reason == AWAITING_RECONCILIATION:
+                continue
+            message = condition.message or f"{condition.type} is {condition.status}"
+            if condition.true:
+                self.context.note(self.claim, condition.type, message, action="Reconciling")
+            elif condition.false or condition.type in DEPENDENTS[:1]:
+                say = self.context.warn if condition.reason != "Creating" else self.context.note
+                say(self.claim, condition.reason, message, action="Reconciling")
+
+
+def _changed(before: Sequence[Condition], after: Sequence[Condition]) -> list[Condition]:
+    known = {(condition.type, condition.status, condition.reason) for condition in before}
+    return [condition for condition in after if (condition.type, condition.status, condition.reason) not in known]
+
+
+def _parse(text: str) -> datetime | None:
+    return parse_timestamp(text) if text else None

@@ -1,0 +1,118 @@
+"""Launched claims whose machine is not well: gone behind our back, lost its node, or not ready for too long.
+
+Each ends with the deletion of the claim, whose owner then makes another one. What looks like many broken machines at once
+is nearly always something else (an API server away, a cluster being stopped), so nothing is deleted unless most are well.
+"""
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+from kube.api import labels
+from kube.api.nodeclaim import LAUNCHED, REGISTERED, NodeClaim
+from kube.api.workload import Node
+from kube.clock import parse_timestamp
+from kube.meta import Condition, Key
+from provisioner.claims import failed, managed, owns
+from provisioner.cloud import Instance
+from provisioner.context import Context, Draft
+
+UNHEALTHY = timedelta(minutes=10)  # Karpenter's and AKS's own patience with a node that is not ready
+LOOK_AGAIN = timedelta(seconds=10)  # between the two looks that prove a machine gone
+UNHEALTHY_SHARE = 0.2  # Karpenter's guard: more than this at once is not the machines' fault
+
+
+class Repair:
+    """One per process: remembers what was missed once, since once is not enough."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._gone: dict[str, float] = {}  # claim UID → monotonic moment at which its machine was first missed
+        self._nodeless: dict[str, float] = {}
+
+    def forget(self, claim_uid: str) -> None:
+        self._gone.pop(claim_uid, None)
+        self._nodeless.pop(claim_uid, None)
+
+    async def check(self, draft: Draft) -> timedelta | None:
+        """Look after a claim that was launched; costs nothing while its node is ready."""
+        if not draft.conditions.is_true(LAUNCHED) or failed(draft.conditions):
+            return None
+        node = self._context.node_of(draft.claim)
+        if node is not None and node.metadata.deleting and draft.conditions.is_true(REGISTERED):
+            await self._context.delete_claim(draft.claim, "NodeDeleted", f"Node {node.metadata.name} is being deleted")
+            return None
+        if node is not None and node.ready:
+            self.forget(draft.claim.metadata.uid)
+            return None
+        return await self._machine(draft) or await self._node(draft, node)
+
+    async def _machine(self, draft: Draft) -> timedelta | None:
+        """End the claim if its machine is provably gone: asked twice, while the cluster runs and the node is not ready."""
+        uid, now = draft.claim.metadata.uid, self._context.clock.monotonic()
+        cluster = await self._context.cloud.cluster()
+        instance = self._context.inventory.get(draft.name)
+        self._context.inventory.wait_for(draft.name)
+        if not cluster.running or instance is not None:
+            self._gone.pop(uid, None)
+            return self._foreign(draft, instance)
+        if await self._context.inventory.verify(draft.name) is not None:
+            return LOOK_AGAIN
+        first = self._gone.setdefault(uid, now)
+        if now - first < LOOK_AGAIN.total_seconds():
+            return LOOK_AGAIN - timedelta(seconds=now - first)
+        await self._context.delete_claim(draft.claim, "InstanceNotFound", f"Agent pool {draft.name} no longer exists")
+        return LOOK_AGAIN
+
+    def _foreign(self, draft: Draft, instance: Instance | None) -> timedelta | None:
+        if instance is None or owns(draft.claim, instance, self._context.cluster_id):
+            return None
+        return LOOK_AGAIN  # somebody has put another pool in its place; their node is not ours to judge
+
+    async def _node(self, draft: Draft, node: Node | None) -> timedelta | None:
+        """End the claim if its node has been missing or not ready for too long, and the others are well."""
+        if not self._context.settings.node_repair or not draft.conditions.is_true(REGISTERED):
+            return None
+        age = self._unwell_for(draft, node)
+        if age < UNHEALTHY:
+            return UNHEALTHY - age
+        if blocked := self._too_many():
+            self._context.warn(draft.claim, "NodeRepairBlocked", blocked, action="Repairing")
+            return timedelta(minutes=5)
+        what = f"Node {node.metadata.name} has not been ready" if node else "There has been no node"
+        await self._context.delete_claim(draft.claim, "Unhealthy", f"{what} for {age.total_seconds() / 60:.0f} min")
+        return None
+
+    def _unwell_for(self, draft: Draft, node: Node | None) -> timedelta:
+        clock = self._context.clock
+        condition = _ready(node)
+        if condition is not None and condition.last_transition_time:
+            return clock.now() - parse_timestamp(condition.last_transition_time)
+        first = self._nodeless.setdefault(draft.claim.metadata.uid, clock.monotonic())
+        return timedelta(seconds=clock.monotonic() - first)
+
+    def _too_many(self) -> str:
+        """Why nothing may be repaired now; empty when it may."""
+        nodes = list(managed_nodes(self._context))
+        unwell = sum(not node.ready for node in nodes)
+        if unwell <= max(1, UNHEALTHY_SHARE * len(nodes)):
+            return ""
+        return (
+            f"{unwell} of {len(nodes)} nodes are not ready: more than {UNHEALTHY_SHARE:.0%} is not the machines' fault"
+        )
+
+
+def managed_nodes(context: Context) -> Iterable[Node]:
+    """Registered nodes of claims that are ours."""
+    for node in context.nodes.all():
+        if labels.TERMINATION_FINALIZER in node.metadata.finalizers and _claim_of(context, node) is not None:
+            yield node
+
+
+def _claim_of(context: Context, node: Node) -> NodeClaim | None:
+    claim = context.claims.get(Key("", node.metadata.labels.get(labels.AKS_AGENTPOOL, "")))
+    return claim if claim is not None and managed(claim) else None
+
+
+def _ready(node: Node | None) -> Condition | None:
+    conditions = node.status.conditions if node else ()
+    return next((condition for condition in conditions if condition.type == "Ready"), None)

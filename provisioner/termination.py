@@ -1,0 +1,214 @@
+"""The end of a claim: drain, detach, delete the pool, and only when the cloud says that it is gone let go of the objects.
+
+The finalizer goes last, whatever the status says: a claim that never heard of its machine may still have one. Conditions
+on the way: Drained, VolumesDetached, InstanceTerminating. The same pool-deleting step ends claims that have failed.
+"""
+
+import logging
+from datetime import datetime, timedelta
+
+from kube.api import labels
+from kube.api.nodeclaim import DRAINED, INSTANCE_TERMINATING, VOLUMES_DETACHED, NodeClaim
+from kube.api.workload import NODES, Node
+from kube.clock import parse_timestamp, timestamp
+from kube.errors import NotFound
+from provisioner import metrics
+from provisioner.claims import launch_time, owns
+from provisioner.cloud import CloudError, ClusterMissing, ClusterNotRunning, Instance, InstanceExists, State
+from provisioner.context import Context, Draft
+from provisioner.drain import attached_volumes, cordon, drain
+from provisioner.quantity import parse_duration
+
+log = logging.getLogger(__name__)
+
+DRAIN_AGAIN = timedelta(seconds=1)
+WATCH_AGAIN = timedelta(seconds=30)  # only a safety net: the inventory wakes us
+# Longer than a create request can be under way (10 s to connect, 60 s to answer): before that an unanswered one may land.
+IN_FLIGHT = timedelta(seconds=75)
+MISSING_ROUNDS = 3  # times that the cluster itself must be missed before its machines count as gone
+
+
+class Termination:
+    """One per process: remembers which creates were answered, and how often the cluster was missed."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._missed: dict[str, int] = {}
+        self._deleted_at: dict[str, float] = {}
+
+    async def finalize(self, draft: Draft) -> timedelta | None:
+        """One step of a claim that is being deleted."""
+        if labels.TERMINATION_FINALIZER not in draft.claim.metadata.finalizers:
+            return None
+        deadline = await self._deadline(draft)
+        node = next(iter(self._context.own_nodes(draft.claim)), None)
+        if node is not None and labels.TERMINATION_FINALIZER in node.metadata.finalizers:
+            again = await self._empty(draft, node, deadline)
+            if again is not None:
+                return again
+        return await self._end(draft)
+
+    async def release_failed(self, draft: Draft) -> timedelta | None:
+        """Delete the pool of a claim that has failed; the claim stays, for its reason to be read."""
+        again = await self._delete_pool(draft)
+        if again is None:
+            await self._release_nodes(draft)
+        return again
+
+    def forget(self, name: str) -> None:
+        self._context.inventory.settle(name)
+        self._missed.pop(name, None)
+        self._deleted_at.pop(name, None)
+
+    async def _deadline(self, draft: Draft) -> datetime | None:
+        """When patience ends. Stored once, so that a restart does not grant it anew."""
+        claim = draft.claim
+        stored = claim.metadata.annotations.get(labels.TERMINATION_TIMESTAMP)
+        if stored:
+            return parse_timestamp(stored)
+        if not claim.spec.termination_grace_period or claim.metadata.deletion_timestamp is None:
+            return None
+        moment = parse_timestamp(claim.metadata.deletion_timestamp) + parse_duration(
+            claim.spec.termination_grace_period
+        )
+        draft.annotations[labels.TERMINATION_TIMESTAMP] = timestamp(moment)
+        context, text = self._context, timestamp(moment)
+        context.warn(claim, "TerminationGracePeriodExpiring", f"All pods will be deleted by {text}", action="Draining")
+        return moment
+
+    async def _empty(self, draft: Draft, node: Node, deadline: datetime | None) -> timedelta | None:
+        """Drain and detach. None when there is nothing left to wait for, or nobody to wait for it."""
+        if not node.ready and await self._machine_is_gone(draft):
+            return None
+        if not node.metadata.deleting:  # others should see that it goes; our finalizer keeps it until it may
+            await self._context.client.delete(NODES, node.metadata.key, uid=node.metadata.uid)
+        node = await cordon(self._context, draft.claim, node)
+        over = deadline is not None and self._context.clock.now() >= deadline
+        left = await drain(self._context, node, deadline)
+        if left and not over:
+            names = ", ".join(sorted(str(pod.metadata.key) for pod in left)[:5])
+            draft.conditions.set(DRAINED, "Unknown", "Draining", f"Waiting for {len(left)} pods: {names}")
+            return DRAIN_AGAIN
+        if not left and not draft.conditions.is_true(DRAINED):
+            draft.conditions.set(DRAINED, True, DRAINED)
+            metrics.nodes_drained.labels(_nodepool(draft.claim)).inc()
+        return await self._detach(draft, node, over=over)
+
+    async def _detach(self, draft: Draft, node: Node, *, over: bool) -> timedelta | None:
+        volumes = await attached_volumes(self._context, node)
+        if not volumes:
+            draft.conditions.set(VOLUMES_DETACHED, True, VOLUMES_DETACHED)
+            return None
+        message = f"Waiting for volumes to detach: {', '.join(volumes[:5])}"
+        if over:
+            draft.conditions.set(VOLUMES_DETACHED, False, "TerminationGracePeriodElapsed", message)
+            return None
+        draft.conditions.set(VOLUMES_DETACHED, "Unknown", "AwaitingVolumeDetachment", message)
+        self._context.warn(draft.claim, "AwaitingVolumeDetachment", message, action="Draining")
+        return DRAIN_AGAIN
+
+    async def _end(self, draft: Draft) -> timedelta | None:
+        try:
+            again = await self._delete_pool(draft)
+        except CloudError as error:
+            draft.conditions.set(INSTANCE_TERMINATING, "Unknown", error.reason, str(error))
+            return timedelta(seconds=error.retry_after or 10)
+        if again is not None:
+            return again
+        await self._release_nodes(draft)
+        await draft.release()
+        self._measure(draft.claim)
+        self.forget(draft.name)
+        return None
+
+    async def _delete_pool(self, draft: Draft) -> timedelta | None:
+        """One step towards "gone"; None when the cloud has said so."""
+        inventory, name = self._context.inventory, draft.name
+        known = inventory.get(name)
+        if known is not None and known.state is State.DELETING and self._owns(draft, known):
+            return self._wait(draft)
+        instance = await self._verified(draft)
+        if instance is None or not self._owns(draft, instance):
+            return self._maybe_in_flight(draft)
+        if instance.state is State.DELETING:
+            return self._wait(draft)
+        cluster = await self._context.cloud.cluster()
+        if not cluster.running:
+            raise ClusterNotRunning(f"The machine goes as soon as the cluster runs again: {cluster.detail}")
+        log.info("Deleting agent pool", extra={"claim": name, "state": instance.state.value})
+        try:
+            await self._context.cloud.delete(instance)
+        except InstanceExists:
+            return timedelta()  # it has moved on since we looked: look again
+        self._deleted_at.setdefault(name, self._context.clock.monotonic())
+        return self._wait(draft)
+
+    async def _verified(self, draft: Draft) -> Instance | None:
+        try:
+            return await self._context.inventory.verify(draft.name)
+        except ClusterMissing:
+            self._missed[draft.name] = self._missed.get(draft.name, 0) + 1
+            if self._missed[draft.name] < MISSING_ROUNDS:
+                raise
+            return None  # the whole cluster is gone, and its machines with it
+
+    def _owns(self, draft: Draft, instance: Instance) -> bool:
+        return owns(draft.claim, instance, self._context.cluster_id)
+
+    def _wait(self, draft: Draft) -> timedelta:
+        draft.conditions.set(INSTANCE_TERMINATING, True, INSTANCE_TERMINATING, f"Deleting agent pool {draft.name}")
+        self._context.inventory.wait_for(draft.name)
+        return WATCH_AGAIN
+
+    def _maybe_in_flight(self, draft: Draft) -> timedelta | None:
+        """A create whose answer we never saw may still arrive at Azure: "not there" counts only after its time is up."""
+        sent = launch_time(draft.claim)
+        if sent is None or self._context.inventory.answered(draft.claim.metadata.uid):
+            return None
+        left = sent + IN_FLIGHT - self._context.clock.now()
+        if left <= timedelta():
+            return None
+        message = f"Making sure that no agent pool {draft.name} is still being created"
+        draft.conditions.set(INSTANCE_TERMINATING, "Unknown", "Creating", message)
+        self._context.inventory.wait_for(draft.name)
+        return left
+
+    async def _machine_is_gone(self, draft: Draft) -> bool:
+        """Nobody will answer evictions on a node whose machine is no more."""
+        self._context.inventory.wait_for(draft.name)
+        if self._context.inventory.get(draft.name) is not None:
+            return False
+        try:
+            instance = await self._context.inventory.verify(draft.name)
+        except CloudError as error:
+            log.info("Cannot tell whether the machine is gone: %s", error, extra={"claim": draft.name})
+            return False
+        return instance is None or not self._owns(draft, instance)
+
+    async def _release_nodes(self, draft: Draft) -> None:
+        """The machine is gone: so is its node, also where no cloud-node-manager sees to it."""
+        for node in self._context.own_nodes(draft.claim):
+            try:
+                if not node.metadata.deleting:
+                    await self._context.client.delete(NODES, node.metadata.key, uid=node.metadata.uid)
+                await self._release_node(draft, await self._context.client.get(NODES, node.metadata.key))
+            except NotFound:
+                continue
+
+    async def _release_node(self, draft: Draft, node: Node) -> None:
+        rest = [each for each in node.metadata.finalizers if each != labels.TERMINATION_FINALIZER]
+        if len(rest) != len(node.metadata.finalizers):
+            await self._context.patch_node(draft.key, node, {"metadata": {"finalizers": rest}})
+            metrics.nodes_terminated.labels(_nodepool(draft.claim)).inc()
+
+    def _measure(self, claim: NodeClaim) -> None:
+        pool = _nodepool(claim)
+        metrics.claims_terminated.labels(pool).inc()
+        clock, began = self._context.clock, self._deleted_at.get(claim.metadata.name)
+        if began is not None:
+            metrics.instance_termination.labels(pool).observe(clock.monotonic() - began)
+        metrics.since(metrics.claim_termination.labels(pool), claim.metadata.deletion_timestamp or "", clock)
+
+
+def _nodepool(claim: NodeClaim) -> str:
+    return claim.metadata.labels.get(labels.NODEPOOL, "")
