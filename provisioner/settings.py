@@ -54,9 +54,7 @@ OPTIONS = (
     ),
     Option("arm_audience", ("ARM_AUDIENCE",), "", "whom tokens are for; empty: the ARM endpoint"),
     Option("arm_api_version", ("ARM_API_VERSION",), "", "API version of agent pools; empty: the SDK's"),
-    Option(
-        "ca_bundle", ("CA_BUNDLE",), "", "PEM file of the authorities to trust besides the system's"
-    ),
+    Option("ca_bundle", ("CA_BUNDLE",), "", "PEM file of the authorities to trust besides the system's"),
     Option("kubeconfig", ("KUBECONFIG",), "", "how to reach Kubernetes; empty inside a cluster"),
     Option(
         "leader_elect", ("LEADER_ELECT",), True, "work only while holding the lease; needed for more than one replica"
