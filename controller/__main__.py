@@ -1,0 +1,96 @@
+"""Starts the workspace controller: settings, signals, health server, client, lease, loop; and decides the exit code."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import msgspec
+
+from controller.loop import Loop
+from controller.settings import Settings, SettingsError, parse
+from kube import health
+from kube.client import Client
+from kube.errors import KubeError
+from kube.lease import LeaderElector, LeadershipLost
+from kube.meta import Key
+
+LEASE = "workspace-controller"
+log = logging.getLogger("controller")
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line; what was given as `extra` becomes its fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{record.msecs:03.0f}",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **{key: value for key, value in vars(record).items() if key not in _STANDARD},
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+async def run(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Raises LeadershipLost, and KubeError where the cluster cannot be reached at all."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with await Client.connect(user_agent="workspace-controller", kubeconfig=settings.kubeconfig) as client:
+        elector = None
+        if settings.leader_elect:
+            elector = LeaderElector(client, Key(settings.pod_namespace, LEASE), settings.pod_name)
+            client.guard = elector.may_write
+        loop = Loop(client, settings)
+        async with await health.serve("", settings.port, checks={"stores": loop.synced}):
+            await _until(stop, loop.run(elector))
+
+
+async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` until it ends or `stop` is set; its failure is ours."""
+    task = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not task.done():
+        log.info("Stopping")
+        task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return the exit code: 0 after a signal, 1 on failure, 2 for wrong settings."""
+    try:
+        settings = parse(sys.argv[1:] if arguments is None else arguments)
+    except SettingsError as error:
+        print(f"workspace-controller: {error}", file=sys.stderr)
+        return 2
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
+    log.info("Starting", extra=dict(settings.printable()))
+    failure = ""
+    try:
+        asyncio.run(run(settings))
+    except* LeadershipLost:
+        failure = "Leadership was lost; ending, so that nothing is written beside the new leader"
+    except* KubeError as group:
+        failure = f"The API server cannot be used: {group.exceptions[0]}"
+    if failure:
+        log.error(failure)
+    return 1 if failure else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

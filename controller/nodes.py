@@ -1,0 +1,380 @@
+"""Phase 3, `ResourceReady`: the nodes that a plan asks for, by NodeClaims of our own or among nodes that exist.
+
+A claim's name follows from the Workspace's UID, an ordinal and an attempt, so that a retry can never make a second
+node. Claims are created and deleted here, never changed; how they become nodes is a provisioner's business, whose
+reasons are passed on word for word.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+from controller.events import Milestone
+from controller.planning import Decision, Rung
+from controller.selection import matching, node_labels
+from controller.settings import NodeClass
+from controller.status import Draft
+from controller.world import BODY, World, belongs
+from kube.api import labels
+from kube.api.nodeclaim import (
+    AWAITING_RECONCILIATION,
+    DEPENDENTS,
+    LAUNCHED,
+    NODE_CLAIMS,
+    NodeClaim,
+)
+from kube.api.reasons import Reason
+from kube.api.workload import Node
+from kube.api.workspace import ConditionType, Workspace
+from kube.backoff import ItemExponential
+from kube.clock import parse_timestamp
+from kube.errors import AlreadyExists, ApiError, BadRequest, Forbidden, Invalid, NotFound
+from kube.meta import Condition, Key
+
+ORDINAL = "kaito.sh/ordinal"
+TERMINATION_GRACE = "10m"  # bounds a drain; a model server needs seconds, a checkpoint minutes
+MISSING_KIND_SECONDS = 30.0
+
+# Between two claims for one ordinal. A node that was ready is replaced at once; one that never came is asked for again
+# after 10 s, 20 s, … 10 min (the lifetime of a "no capacity" mark in Karpenter's providers is 3 min to 1 h).
+BACKOFF_SECONDS = (10.0, 600.0)
+
+Seat = tuple[str, int]  # Workspace UID, ordinal
+
+
+class Nodes:
+    """The phase. Remembers, for as long as the process lives, when an ordinal's last claim was made and why it failed."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._backoff: ItemExponential[Seat] = ItemExponential(*BACKOFF_SECONDS)
+        self._not_before: dict[Seat, float] = {}
+        self._failures: dict[Seat, Condition] = {}
+
+    async def ensure(self, workspace: Workspace, decision: Decision, draft: Draft) -> bool:
+        """Bring the nodes about as far as possible now. Return whether all are ready."""
+        if self._world.settings.byo:
+            nodes = matching(self._world.nodes.all(), workspace)
+            draft.conditions.remove(ConditionType.NODE_CLAIM_READY)
+            return self._judge_nodes(decision.rung, nodes, draft)
+        if not self._world.claims_served():
+            return self._no_kind(draft)
+        claims = self._world.claims_of(workspace)
+        rung = decision.rung
+        if not await self._leave_other_rungs(claims, rung, draft):
+            return False
+        seats = seated(claims, rung.nodes)
+        if await self._next_rung(workspace, decision, seats, draft):
+            return False
+        for ordinal, seat in enumerate(seats):
+            if not await self._fill(workspace, rung, ordinal, seat, claims, draft):
+                return False
+        return self._judge(workspace, rung, seats, draft)
+
+    async def release(self, workspace: Workspace, *, confirm: bool) -> list[str]:
+        """Delete all claims. Return the names of those that still exist; with `confirm`, past the cache."""
+        if self._world.settings.byo:
+            return []
+        claims = self._world.claims_of(workspace)
+        if not claims and confirm:
+            claims = await self._read_claims(workspace)
+        for claim in claims:
+            await self._world.delete(NODE_CLAIMS, claim)
+        return [claim.metadata.name for claim in claims]
+
+    def forget(self, workspace: Workspace) -> None:
+        """The Workspace is gone."""
+        for seat in [seat for seat in self._not_before if seat[0] == workspace.metadata.uid]:
+            self._settle(seat)
+
+    async def _read_claims(self, workspace: Workspace) -> list[NodeClaim]:
+        name, namespace = workspace.metadata.name, workspace.metadata.namespace
+        selector = f"{labels.WORKSPACE}={name},{labels.WORKSPACE_NAMESPACE}={namespace}"
+        try:
+            found = await self._world.client.list(NODE_CLAIMS, label_selector=selector)
+        except NotFound:  # no such kind: nothing can be left of it
+            return []
+        return [claim for claim in found.items if belongs(claim, workspace)]
+
+    def _no_kind(self, draft: Draft) -> bool:
+        message = "the NodeClaim kind (karpenter.sh/v1) is not served by this cluster, or may not be listed"
+        draft.fail(ConditionType.NODE_CLAIM_READY, Reason.NODE_CLAIM_CRD_MISSING, message)
+        draft.fail(ConditionType.RESOURCE_READY, Reason.NODE_CLAIM_CRD_MISSING, message)
+        draft.look_again(MISSING_KIND_SECONDS)
+        return False
+
+    async def _leave_other_rungs(self, claims: Sequence[NodeClaim], rung: Rung, draft: Draft) -> bool:
+        """Delete claims of another instance type; the new one's are made once they are gone."""
+        others = [claim for claim in claims if claim.instance_type != rung.instance_type]
+        for claim in others:
+            await self._world.delete(NODE_CLAIMS, claim)
+        if others:
+            message = f"waiting for {_names(others)} of {others[0].instance_type} to go; then {rung.instance_type}"
+            draft.wait(ConditionType.NODE_CLAIM_READY, Reason.NODE_CLAIM_NOT_READY, message)
+            draft.wait(ConditionType.RESOURCE_READY, Reason.RESOURCES_NOT_READY, message)
+        return not others
+
+    async def _next_rung(
+        self, workspace: Workspace, decision: Decision, seats: Sequence[Sequence[NodeClaim]], draft: Draft
+    ) -> bool:
+        """Turn to the next instance type when this one's claims failed. The choice is stored before anything is undone."""
+        following = decision.following()
+        if following is None:
+            return False
+        failures = [problem for seat in seats for claim in seat if (problem := self._failure(workspace, claim, draft))]
+        if not failures:
+            return False
+        problem = failures[0]
+        draft.plan = following.status()
+        message = f"{decision.rung.instance_type}: {problem.message}; trying {following.instance_type}"
+        draft.fail(ConditionType.NODE_CLAIM_READY, problem.reason, message)
+        draft.fail(ConditionType.RESOURCE_READY, problem.reason, message)
+        draft.look_again(0)
+        return True
+
+    async def _fill(
+        self,
+        workspace: Workspace,
+        rung: Rung,
+        ordinal: int,
+        seat: Sequence[NodeClaim],
+        claims: Sequence[NodeClaim],
+        draft: Draft,
+    ) -> bool:
+        """See to it that an ordinal has a live claim, as soon as backoff allows. Return False when the API server refuses."""
+        place = (workspace.metadata.uid, ordinal)
+        failed = [claim for claim in seat if not claim.metadata.deleting and terminal(claim)]
+        for claim in failed:
+            self._failures[place] = terminal(claim) or Condition(type=LAUNCHED)
+        if any(not claim.metadata.deleting for claim in seat if claim not in failed):
+            return True
+        due_in = self._not_before.get(place, 0.0) - self._world.clock.monotonic()
+        if due_in > 0:
+            draft.look_again(due_in)
+            return True
+        for claim in failed:
+            await self._world.delete(NODE_CLAIMS, claim)
+        try:
+            created = await self._create(workspace, rung, ordinal, {claim.metadata.name for claim in claims})
+        except (Invalid, Forbidden, BadRequest, NotFound) as error:
+            return self._refused(error, draft)
+        self._not_before[place] = self._world.clock.monotonic() + self._backoff.when(place)
+        replacement = bool(seat) or place in self._failures
+        self._world.metrics.claims_created.labels(str(replacement).lower()).inc()
+        draft.milestones.append(_creation(created, rung, seat))
+        return True
+
+    async def _create(self, workspace: Workspace, rung: Rung, ordinal: int, existing: set[str]) -> str:
+        """Create the claim of the lowest attempt whose name is free. Return its name."""
+        attempt = 0
+        while True:
+            name = claim_name(workspace.metadata.uid, ordinal, attempt)
+            if name not in existing:
+                body = render_claim(self._world.settings.node_class, workspace, rung, name, ordinal)
+                try:
+                    await self._world.create(workspace, NODE_CLAIMS, body)
+                except AlreadyExists:
+                    there = await self._world.client.get(NODE_CLAIMS, Key("", name))
+                    if there.metadata.labels.get(labels.WORKSPACE_UID) == workspace.metadata.uid:
+                        return name  # made by us a moment ago, before a restart or a lost answer
+                else:
+                    return name
+            attempt += 1
+
+    def _refused(self, error: ApiError, draft: Draft) -> bool:
+        message = f"the API server refused the NodeClaim: {error.message}"
+        draft.fail(ConditionType.NODE_CLAIM_READY, Reason.NODE_CLAIM_REJECTED, message)
+        draft.fail(ConditionType.RESOURCE_READY, Reason.NODE_CLAIM_REJECTED, message)
+        draft.look_again(MISSING_KIND_SECONDS)
+        return False
+
+    def _failure(self, workspace: Workspace, claim: NodeClaim, draft: Draft) -> Condition | None:
+        """Return why a claim will not become a node: its provisioner says so, or the user's patience is over."""
+        if claim.metadata.deleting or claim.ready:
+            return None
+        if problem := terminal(claim):
+            return problem
+        patience = duration(workspace.resource.provisioning.timeout if workspace.resource.provisioning else "")
+        if not patience or not claim.metadata.creation_timestamp:
+            return None
+        age = self._world.clock.now() - parse_timestamp(claim.metadata.creation_timestamp)
+        if age < patience:
+            draft.look_again((patience - age).total_seconds())
+            return None
+        message = f"no node after {workspace.resource.provisioning and workspace.resource.provisioning.timeout}"
+        return Condition(type=LAUNCHED, status="False", reason=Reason.PROVISIONING_TIMED_OUT, message=message)
+
+    def _judge(self, workspace: Workspace, rung: Rung, seats: Sequence[Sequence[NodeClaim]], draft: Draft) -> bool:
+        """Derive the conditions from the claims and their nodes."""
+        live = [[claim for claim in seat if not claim.metadata.deleting] for seat in seats]
+        named = sorted({claim.status.node_name for seat in live for claim in seat if claim.status.node_name})
+        draft.worker_nodes = tuple(named)
+        for ordinal, seat in enumerate(live):
+            place = (workspace.metadata.uid, ordinal)
+            ready = next((claim for claim in seat if claim.ready), None)
+            if ready is not None:
+                self._settle(place)
+            else:
+                self._claim_not_ready(seat[0] if seat else None, self._failures.get(place), draft)
+                return False
+        draft.done(ConditionType.NODE_CLAIM_READY, Reason.NODE_CLAIMS_READY)
+        nodes = [node for name in named if (node := self._world.nodes.get(Key("", name)))]
+        return self._judge_nodes(rung, nodes, draft)
+
+    def _claim_not_ready(self, claim: NodeClaim | None, failure: Condition | None, draft: Draft) -> None:
+        """Pass the claim's reason on. Until a new attempt has news of its own, the last failure is the news."""
+        news = progress_of(claim) if claim else None
+        if failure is not None and (news is None or news.type == LAUNCHED):
+            news = failure
+        reason = news.reason if news and news.reason else str(Reason.NODE_CLAIM_NOT_READY)
+        name = f"NodeClaim {claim.metadata.name}" if claim else "the next NodeClaim"
+        message = news.message if news and news.message else f"waiting for {name}"
+        say = draft.fail if news is not None and news.false else draft.wait
+        say(ConditionType.NODE_CLAIM_READY, reason, message)
+        draft.wait(ConditionType.NODES_READY, Reason.NODE_NOT_READY, f"waiting for {name}")
+        say(ConditionType.RESOURCE_READY, reason, message)
+
+    def _judge_nodes(self, rung: Rung, nodes: Sequence[Node], draft: Draft) -> bool:
+        """Ready means: enough nodes are Ready and show the GPUs that the plan counts on."""
+        draft.worker_nodes = tuple(sorted(node.metadata.name for node in nodes)) or draft.worker_nodes
+        ready = [node for node in nodes if node.ready and not node.metadata.deleting]
+        equipped = [node for node in ready if gpus(node, rung.gpu_resource) >= rung.gpus_per_node]
+        if len(equipped) >= rung.nodes:
+            draft.done(ConditionType.NODES_READY, Reason.NODES_READY)
+            draft.done(ConditionType.RESOURCE_READY, Reason.RESOURCES_READY)
+            return True
+        if len(ready) < rung.nodes:
+            reason, message = Reason.NODE_NOT_READY, f"{len(ready)} of {rung.nodes} nodes are ready"
+            absent = sorted({node.metadata.name for node in nodes} - {node.metadata.name for node in ready})
+            message += f"; not ready: {', '.join(absent)}" if absent else ""
+        else:
+            reason = Reason.NODE_PLUGINS_NOT_READY
+            lacking = sorted(node.metadata.name for node in ready if node not in equipped)
+            message = f"{', '.join(lacking)}: fewer than {rung.gpus_per_node} {rung.gpu_resource} allocatable"
+        say = draft.fail if _held(draft, ConditionType.RESOURCE_READY) else draft.wait
+        say(ConditionType.NODES_READY, reason, message)
+        say(ConditionType.RESOURCE_READY, reason, message)
+        return False
+
+    def _settle(self, seat: Seat) -> None:
+        self._backoff.forget(seat)
+        self._not_before.pop(seat, None)
+        self._failures.pop(seat, None)
+
+
+def claim_name(uid: str, ordinal: int, attempt: int) -> str:
+    """Return `ws` and ten hex digits: also a valid AKS pool name (12 characters, lower case, a letter first)."""
+    return "ws" + hashlib.sha256(f"{uid}/{ordinal}/{attempt}".encode()).hexdigest()[:10]
+
+
+def seated(claims: Iterable[NodeClaim], count: int) -> list[list[NodeClaim]]:
+    """Return the claims of each ordinal below `count`. Adopted claims, which have no ordinal, take empty seats."""
+    seats: list[list[NodeClaim]] = [[] for _ in range(count)]
+    adopted = []
+    for claim in claims:
+        ordinal = claim.metadata.annotations.get(ORDINAL, "")
+        if ordinal.isdecimal() and int(ordinal) < count:
+            seats[int(ordinal)].append(claim)
+        elif not ordinal:
+            adopted.append(claim)
+    for claim in adopted:
+        free = next((seat for seat in seats if all(other.metadata.deleting for other in seat)), None)
+        if free is not None:
+            free.append(claim)
+    return seats
+
+
+def terminal(claim: NodeClaim) -> Condition | None:
+    """Return the condition that ends a claim's hopes: a provisioner that goes on trying says Unknown, not False."""
+    launched = claim.condition(LAUNCHED)
+    return launched if launched is not None and launched.false else None
+
+
+def progress_of(claim: NodeClaim) -> Condition | None:
+    """Return the first condition that is not True; those that merely await their turn come last."""
+    pending = [condition for type_ in DEPENDENTS if (condition := claim.condition(type_)) and not condition.true]
+    speaking = [condition for condition in pending if condition.reason != AWAITING_RECONCILIATION]
+    return next(iter(speaking or pending), None)
+
+
+def gpus(node: Node, resource: str) -> int:
+    """Return how many GPUs a node's device plugin offers."""
+    offered = node.status.allocatable.get(resource, "0")
+    return int(offered) if offered.isdecimal() else 0
+
+
+def duration(text: str) -> timedelta:
+    """Read a duration such as 1h30m; zero where there is none. Its form was validated by the schema."""
+    units = {"h": "hours", "m": "minutes", "s": "seconds"}
+    total, digits = timedelta(), ""
+    for character in text:
+        if character.isdigit():
+            digits += character
+        else:
+            total, digits = total + timedelta(**{units[character]: int(digits)}), ""
+    return total
+
+
+def render_claim(node_class: NodeClass, workspace: Workspace, rung: Rung, name: str, ordinal: int) -> BODY:
+    """Render a NodeClaim as KAITO's, with what it leaves out: capacity type, zones, GPU request, `expireAfter: Never`."""
+    kaito = node_class.kaito
+    resource = workspace.resource
+    requirements = [
+        ([labels.NODEPOOL, "kaito"] if kaito else None),
+        [labels.INSTANCE_TYPE, rung.instance_type],
+        [labels.OS, "linux"],
+        ([labels.AZURE_SKU, rung.instance_type] if kaito else None),
+        [labels.CAPACITY_TYPE, *(resource.capacity_types or ("on-demand",))],
+        ([labels.ZONE, *resource.zones] if resource.zones else None),
+    ]
+    marks = {
+        labels.WORKSPACE: workspace.metadata.name,
+        labels.WORKSPACE_NAMESPACE: workspace.metadata.namespace,
+        labels.WORKSPACE_UID: workspace.metadata.uid,
+    }
+    family = workspace.metadata.annotations.get(labels.NODE_IMAGE_FAMILY, "ubuntu")
+    return {
+        "apiVersion": NODE_CLAIMS.api_version,
+        "kind": NODE_CLAIMS.kind,
+        "metadata": {
+            "name": name,
+            "labels": node_labels(resource.label_selector) | ({labels.NODEPOOL: "kaito"} if kaito else {}) | marks,
+            "annotations": {
+                labels.DO_NOT_DISRUPT: "true",
+                labels.NODE_IMAGE_FAMILY: family,
+                ORDINAL: str(ordinal),
+            },
+        },
+        "spec": {
+            "nodeClassRef": {"group": node_class.group, "kind": node_class.kind, "name": node_class.name},
+            "taints": [{"key": labels.SKU_TAINT_KEY, "value": labels.SKU_TAINT_VALUE, "effect": "NoSchedule"}],
+            "requirements": [
+                {"key": item[0], "operator": "In", "values": item[1:]} for item in requirements if item is not None
+            ],
+            "resources": {
+                "requests": {
+                    "storage" if kaito else "ephemeral-storage": f"{rung.disk_gib}Gi",
+                    rung.gpu_resource: str(rung.gpus_per_node),
+                }
+            },
+            "expireAfter": "Never",
+            "terminationGracePeriod": TERMINATION_GRACE,
+        },
+    }
+
+
+def _names(claims: Iterable[NodeClaim]) -> str:
+    return ", ".join(f"NodeClaim {claim.metadata.name}" for claim in claims)
+
+
+def _held(draft: Draft, type_: ConditionType) -> bool:
+    return any(condition.type == type_ and condition.true for condition in draft.workspace.status.conditions)
+
+
+def _creation(name: str, rung: Rung, seat: Sequence[NodeClaim]) -> Milestone:
+    if seat:
+        replaced = f"{_names(seat)} {'failed' if any(terminal(claim) for claim in seat) else 'is going'}"
+        return Milestone("Warning", "NodeClaimReplaced", f"{replaced}; created {name}", "CreateNodeClaim")
+    return Milestone(
+        "Normal", "NodeClaimCreated", f"Created NodeClaim {name} for {rung.instance_type}", "CreateNodeClaim"
+    )

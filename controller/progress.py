@@ -1,0 +1,53 @@
+"""Asks the program in a pod what it is doing: one GET of its status port, at most every INTERVAL seconds per pod.
+
+It is for display, and for the reason of a failure while the program is still retrying. Outcomes never depend on it: a
+NetworkPolicy may forbid the request, and then the answer is None, "unknown".
+"""
+
+import aiohttp
+
+from kube.api.workload import Pod
+from kube.clock import Clock, SystemClock
+from runtime import contract
+
+INTERVAL = 10.0  # seconds
+TIMEOUT = aiohttp.ClientTimeout(total=2)  # the server answers from memory; slower means that it cannot be reached
+LIMIT = 64 * 1024  # bytes of an answer; a status has about 1 KiB
+
+
+class Progress:
+    """Answers are remembered per pod UID until the pod is forgotten."""
+
+    def __init__(self, clock: Clock | None = None, port: int = contract.STATUS_PORT) -> None:
+        self._clock = clock or SystemClock()
+        self._port = port
+        self._session: aiohttp.ClientSession | None = None
+        self._answers: dict[str, tuple[float, contract.Status | None]] = {}
+
+    async def read(self, pod: Pod) -> contract.Status | None:
+        """Return what the pod's program last said of itself, asking anew when that is older than INTERVAL."""
+        uid = pod.metadata.uid
+        asked, answer = self._answers.get(uid, (float("-inf"), None))
+        if self._clock.monotonic() - asked < INTERVAL:
+            return answer
+        answer = await self._ask(pod.status.pod_ip) if pod.status.pod_ip else None
+        self._answers[uid] = (self._clock.monotonic(), answer)
+        return answer
+
+    def forget(self, pod_uid: str) -> None:
+        """The pod is gone."""
+        self._answers.pop(pod_uid, None)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def _ask(self, address: str) -> contract.Status | None:
+        host = f"[{address}]" if ":" in address else address
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=TIMEOUT)
+        try:
+            async with self._session.get(f"http://{host}:{self._port}/status") as response:
+                return contract.decode(contract.Status, await response.content.read(LIMIT))
+        except (TimeoutError, aiohttp.ClientError, ValueError):
+            return None

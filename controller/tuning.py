@@ -1,0 +1,355 @@
+"""Phase 5, `JobStarted` and `Tuned`: a Job that trains and pushes, and what is known of it for good.
+
+Outcomes come from the Job and the termination report; the pod's status port is asked for display alone. `Tuned`, once
+True, stays, whatever becomes of the Job; only a tuning that means something else begins anew.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+import msgspec
+
+from controller import pods
+from controller.diagnosis import Problem, diagnose, final_report, main_started, terminal
+from controller.inference import Inference, owned, render_ca
+from controller.planning import Decision
+from controller.progress import INTERVAL
+from controller.status import Draft, condition_of
+from controller.world import BODY, NameTaken, World, digest, metadata
+from kube.api import labels
+from kube.api.reasons import Reason
+from kube.api.workload import JOBS, Job, Pod
+from kube.api.workspace import Artifact, ConditionType, TuningSpec, TuningStatus, Workspace
+from kube.backoff import ItemExponential
+from kube.errors import AlreadyExists, Forbidden, Invalid
+from kube.meta import Key
+from runtime import contract
+
+TUNING = "tuning"  # the component label of its pods
+GRACE_SECONDS = 300  # a step is finished and a checkpoint pushed
+BACKOFF_LIMIT = 3
+VOLUME_MESSAGE = "the adapter is in the output volume"
+
+# What somebody may mend outside of the Workspace: the Job is tried again by itself, after 1, 2, 4, 8, 10 … minutes.
+MENDABLE = frozenset(
+    {
+        contract.Reason.SECRET_MISSING,
+        contract.Reason.DATA_UNREACHABLE,
+        contract.Reason.WEIGHTS_UNREACHABLE,
+        contract.Reason.ADAPTER_UNREACHABLE,
+        contract.Reason.PULL_UNAUTHORIZED,
+        contract.Reason.PUSH_UNAUTHORIZED,
+        contract.Reason.PUSH_DENIED,
+        contract.Reason.REGISTRY_UNAVAILABLE,
+        contract.Reason.ACCELERATOR_MISSING,
+    }
+)
+RETRY_SECONDS = (60.0, 600.0)
+
+
+class Tuning:
+    """The phase. Remembers when a failed Job may be tried again."""
+
+    def __init__(self, world: World, inference: Inference) -> None:
+        self._world = world
+        self._inference = inference
+        self._backoff: ItemExponential[str] = ItemExponential(*RETRY_SECONDS)
+        self._not_before: dict[str, tuple[str, float]] = {}  # Workspace UID → failed Job's UID, moment
+
+    async def ensure(
+        self, workspace: Workspace, spec: TuningSpec, decision: Decision, draft: Draft, *, nodes_ready: bool
+    ) -> bool:
+        """Bring the training about as far as possible now. Return whether its result is there and its GPUs are free."""
+        if tuned_for(workspace, result_hash(spec, decision)):
+            draft.done(ConditionType.JOB_STARTED, Reason.JOB_STARTED)
+            draft.done(ConditionType.TUNED, Reason.TUNED, draft.reason_of(ConditionType.TUNED)[1])
+            return self._free(workspace)
+        if draft.conditions.is_true(ConditionType.TUNED):
+            draft.tuning = None  # it was made from something else
+        waiting = Reason.JOB_PENDING
+        try:
+            job = await self._ensure_job(workspace, spec, decision, draft, nodes_ready=nodes_ready)
+        except NameTaken as taken:
+            return self._failed(draft, Problem(Reason.NAME_CONFLICT, str(taken)))
+        except (Invalid, Forbidden) as error:
+            message = f"the API server refused the Job: {error.message}"
+            return self._failed(draft, Problem(Reason.CONTAINER_START_ERROR, message))
+        if job is None:
+            message = "the Job is about to start" if nodes_ready else "waiting for nodes"
+            draft.wait(ConditionType.JOB_STARTED, waiting, message)
+            self._not_tuned(draft, Problem(Reason.TUNING, message), trouble=False)
+            return False
+        await self._judge(workspace, spec, decision, job, draft)
+        return draft.conditions.is_true(ConditionType.TUNED) and self._free(workspace)
+
+    def finished(self, workspace: Workspace, decision: Decision) -> bool:
+        """Whether the stored result is of what is asked for now, and no pod of it is left running."""
+        spec = workspace.tuning
+        return spec is not None and tuned_for(workspace, result_hash(spec, decision)) and self._free(workspace)
+
+    def forget(self, workspace: Workspace) -> None:
+        """The Workspace is gone."""
+        self._backoff.forget(workspace.metadata.uid)
+        self._not_before.pop(workspace.metadata.uid, None)
+
+    def _free(self, workspace: Workspace) -> bool:
+        return all(terminal(pod) for pod in self._world.pods_of(workspace, TUNING))
+
+    async def _ensure_job(
+        self, workspace: Workspace, spec: TuningSpec, decision: Decision, draft: Draft, *, nodes_ready: bool
+    ) -> Job | None:
+        """Create the Job, or replace one that was made from something else. Return it where it is as wanted."""
+        job = self._world.jobs.get(workspace.metadata.key)
+        inputs = job_hash(spec, decision)
+        if job is not None and not owned(job, workspace):
+            raise NameTaken(f"Job {workspace.metadata.name} exists and is not this Workspace's")
+        if job is not None and (job.metadata.annotations.get(labels.INPUTS) != inputs or self._due(workspace, job)):
+            await self._world.delete(JOBS, job)
+            return None
+        if job is not None:
+            return None if job.metadata.deleting else job
+        if not nodes_ready or not await self._inference.remove(workspace):
+            return None
+        for resource, body in render_ca(workspace, self._world.settings.ca_bundle):
+            await self._world.apply(workspace, resource, body)
+        body = render_job(workspace, spec, decision, self._world, inputs)
+        try:
+            return await self._world.create(workspace, JOBS, body)
+        except AlreadyExists:
+            return await self._world.current(workspace, JOBS, workspace.metadata.key)
+
+    async def _judge(self, workspace: Workspace, spec: TuningSpec, decision: Decision, job: Job, draft: Draft) -> None:
+        found = sorted(
+            self._world.pods_of(workspace, TUNING), key=lambda pod: pod.metadata.creation_timestamp, reverse=True
+        )
+        ended = {condition.type: condition for condition in job.status.conditions if condition.true}
+        if "Complete" in ended:
+            self._succeeded(workspace, spec, decision, found, draft)
+        elif "Failed" in ended:
+            problem = diagnose(found, ()) or Problem(Reason.TRAINER_FAILED, ended["Failed"].message)
+            self._retry_later(workspace, job, problem, draft)
+        else:
+            await self._running(workspace, found, draft)
+
+    async def _running(self, workspace: Workspace, found: Sequence[Pod], draft: Draft) -> None:
+        """Show progress, and what goes wrong while the program or the Job is still trying."""
+        current = next((pod for pod in found if not terminal(pod)), None)
+        live = await self._world.progress.read(current) if current is not None else None
+        if current is not None:
+            draft.look_again(INTERVAL)
+        nodes = [node for name in draft.worker_nodes if (node := self._world.nodes.get(Key("", name)))]
+        problem = diagnose([current] if current else found[:1], nodes, live)
+        if live is not None:
+            draft.tuning = progressed(draft.tuning, live)
+        if current is not None and main_started(current, workspace.metadata.name):
+            draft.done(ConditionType.JOB_STARTED, Reason.JOB_STARTED)
+        elif problem is not None:
+            draft.fail(ConditionType.JOB_STARTED, problem.reason, problem.message)
+        elif not draft.conditions.is_true(ConditionType.JOB_STARTED):
+            draft.wait(ConditionType.JOB_STARTED, Reason.JOB_PENDING, _doing(current, live))
+        told = problem if problem and problem.reason != contract.Reason.PREEMPTED else None
+        self._not_tuned(draft, told or Problem(Reason.TUNING, _doing(current, live)), trouble=told is not None)
+
+    def _succeeded(
+        self, workspace: Workspace, spec: TuningSpec, decision: Decision, found: Sequence[Pod], draft: Draft
+    ) -> None:
+        """Keep what was made: from here on it does not depend on the Job or its pods."""
+        reports = (final_report(pod, workspace.metadata.name) for pod in found if pod.status.phase == "Succeeded")
+        report = next((report for report in reports if report is not None), None)
+        pushed = report.artifact if report and report.artifact else contract.Artifact()
+        output = spec.output.image if spec.output else ""
+        artifact = Artifact(ref=pushed.ref or output, digest=pushed.digest)
+        before = draft.tuning or TuningStatus()
+        known = progressed(before, report) if report else before
+        draft.tuning = msgspec.structs.replace(known, eta="", artifact=artifact, inputs=result_hash(spec, decision))
+        draft.done(ConditionType.JOB_STARTED, Reason.JOB_STARTED)
+        draft.done(ConditionType.TUNED, Reason.TUNED, tuned_message(artifact))
+        self._backoff.forget(workspace.metadata.uid)
+        self._not_before.pop(workspace.metadata.uid, None)
+
+    def _retry_later(self, workspace: Workspace, job: Job, problem: Problem, draft: Draft) -> None:
+        """Say why the Job failed; one that somebody may mend from outside is tried again."""
+        uid = workspace.metadata.uid
+        if problem.reason not in MENDABLE:
+            self._failed(draft, problem)
+            return
+        if self._not_before.get(uid, ("", 0.0))[0] != job.metadata.uid:
+            self._not_before[uid] = (job.metadata.uid, self._world.clock.monotonic() + self._backoff.when(uid))
+        draft.look_again(self._not_before[uid][1] - self._world.clock.monotonic())
+        self._failed(draft, problem)
+
+    def _due(self, workspace: Workspace, job: Job) -> bool:
+        """Whether this failed Job has waited long enough to be tried again."""
+        failed_job, moment = self._not_before.get(workspace.metadata.uid, ("", 0.0))
+        return failed_job == job.metadata.uid and self._world.clock.monotonic() >= moment
+
+    def _failed(self, draft: Draft, problem: Problem) -> bool:
+        before = condition_of(draft.workspace, ConditionType.JOB_STARTED)
+        if before is None or before.reason != Reason.JOB_FAILED:
+            self._world.metrics.tuning_failures.inc()
+        draft.failed = True
+        draft.fail(ConditionType.JOB_STARTED, Reason.JOB_FAILED, problem.message)
+        self._not_tuned(draft, problem, trouble=True)
+        draft.wait(ConditionType.INFERENCE_READY, problem.reason, problem.message)
+        return False
+
+    def _not_tuned(self, draft: Draft, problem: Problem, *, trouble: bool) -> None:
+        say = draft.fail if trouble else draft.wait
+        say(ConditionType.TUNED, problem.reason, problem.message)
+        draft.wait(ConditionType.INFERENCE_READY, Reason.TUNING, "waiting for the tuned model")
+
+
+def tuned_for(workspace: Workspace, inputs: str) -> bool:
+    """Whether the result that is there was made from these inputs."""
+    condition = condition_of(workspace, ConditionType.TUNED)
+    made_from = workspace.status.tuning.inputs if workspace.status.tuning else ""
+    return condition is not None and condition.true and made_from == inputs
+
+
+def tuned_message(artifact: Artifact) -> str:
+    return f"{artifact.ref} {artifact.digest}".strip() or VOLUME_MESSAGE
+
+
+def progressed(before: TuningStatus | None, live: contract.Status) -> TuningStatus:
+    """Return the status with what a program says of its progress. Steps never go back: a resumed pod counts from 0 at first."""
+    known = before or TuningStatus()
+    if not live.total_steps or live.step < known.step:
+        return known
+    return msgspec.structs.replace(
+        known,
+        step=live.step,
+        total_steps=live.total_steps,
+        loss=f"{live.loss:.4g}" if live.loss is not None else known.loss,
+        eta=short(live.eta_seconds) if live.eta_seconds is not None else "",
+        checkpoint=live.checkpoint_step or known.checkpoint,
+    )
+
+
+def short(seconds: float) -> str:
+    """Format a duration as people say it: 1h5m, 12m30s, 40s."""
+    left = timedelta(seconds=round(seconds))
+    hours, rest = divmod(int(left.total_seconds()), 3600)
+    minutes, rest = divmod(rest, 60)
+    if hours:
+        return f"{hours}h{minutes}m"
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+
+
+def result_hash(spec: TuningSpec, decision: Decision) -> str:
+    """Hash what the result is made from. Secrets may be rotated, and `onSuccess` says only what comes after."""
+    return digest(_meaning(spec, secrets=False), decision.config_hash)
+
+
+def job_hash(spec: TuningSpec, decision: Decision) -> str:
+    """Hash what a Job is rendered from: the meaning, and the names of Secrets that its pod mounts."""
+    return digest(_meaning(spec, secrets=True), decision.config_hash)
+
+
+def _meaning(spec: TuningSpec, *, secrets: bool) -> Mapping[str, object]:
+    meaning: BODY = msgspec.to_builtins(spec)
+    meaning.pop("onSuccess", None)
+    meaning["method"] = spec.method.lower()
+    if not secrets:
+        meaning.get("output", {}).pop("imagePushSecret", None)
+        meaning.get("input", {}).pop("imagePullSecrets", None)
+        options = meaning.get("preset", {}).get("presetOptions", {})
+        options.pop("imagePullSecrets", None)
+        options.pop("modelAccessSecret", None)
+    return meaning
+
+
+def render_job(workspace: Workspace, spec: TuningSpec, decision: Decision, world: World, inputs: str) -> BODY:
+    """Render the Job. Which exit codes end it, and which say nothing about the work, is the contract's."""
+    final = sorted(int(code) for code in contract.FINAL_EXITS)
+    ignored = sorted(int(code) for code in contract.IGNORED_EXITS)
+    template = render_pod(workspace, spec, decision, world)
+    template["spec"]["restartPolicy"] = "Never"
+    return {
+        "metadata": metadata(workspace, workspace.metadata.name, TUNING, {labels.INPUTS: inputs}),
+        "spec": {
+            "backoffLimit": BACKOFF_LIMIT,
+            "podReplacementPolicy": "Failed",  # never two trainers on one GPU
+            "podFailurePolicy": {
+                "rules": [
+                    {"action": "FailJob", "onExitCodes": {"operator": "In", "values": final}},
+                    {"action": "Ignore", "onExitCodes": {"operator": "In", "values": ignored}},
+                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                ]
+            },
+            "template": template,
+        },
+    }
+
+
+def render_pod(workspace: Workspace, spec: TuningSpec, decision: Decision, world: World) -> BODY:
+    """Render a trainer's pod: weights and data are fetched first, then `runtime.tune` runs."""
+    parts = pods.common_parts(workspace, decision, world.settings)
+    parts.init.append(pods.fetch_weights(parts, decision))
+    _input(parts, spec)
+    _output(parts, spec)
+    main = {
+        "command": ["python", "-m", "runtime.tune"],
+        "ports": [{"name": "status", "containerPort": contract.STATUS_PORT, "protocol": "TCP"}],
+    }
+    return pods.pod(
+        workspace,
+        decision,
+        world.settings,
+        parts,
+        main,
+        component=TUNING,
+        grace_seconds=GRACE_SECONDS,
+        plan=_tune_plan(spec, decision),
+        annotations={labels.DO_NOT_DISRUPT: "true"},
+    )
+
+
+def _tune_plan(spec: TuningSpec, decision: Decision) -> contract.TunePlan:
+    """Complete the planner's part with where the result goes."""
+    plan = decision.rung.plan.tune if decision.rung.plan else None
+    if plan is None:
+        raise ValueError("a plan without a part for tuning")  # `decide` asks for one wherever this is called
+    output = spec.output
+    return replace(
+        plan,
+        revision=decision.weights.revision,
+        output_image=output.image if output else "",
+        push_secret=output.image_push_secret if output else "",
+    )
+
+
+def _input(parts: pods.Parts, spec: TuningSpec) -> None:
+    """Add what brings the training data: URLs, an image, or a volume as it is."""
+    given = spec.input
+    if given is None:
+        return
+    if given.volume_source is not None:
+        parts.volume("data-volume", dict(given.volume_source), contract.DATA_DIR, read_only=True)
+        return
+    parts.volume("data-volume", {"emptyDir": {}}, contract.DATA_DIR)
+    source = ["--image", given.image] if given.image else ["--url", *given.urls]
+    words = ["data", *source, "--to", contract.DATA_DIR, *parts.auth(given.image_pull_secrets)]
+    parts.init.append(pods.init_container("fetch-data", words))
+
+
+def _output(parts: pods.Parts, spec: TuningSpec) -> None:
+    """Add where the result is put, and the Secret that pushes it."""
+    given = spec.output
+    volume = dict(given.volume_source) if given and given.volume_source is not None else {"emptyDir": {}}
+    parts.volume("results-volume", volume, contract.RESULTS_DIR)
+    if given and given.image_push_secret:
+        parts.secret(given.image_push_secret)
+
+
+def _doing(pod: Pod | None, live: contract.Status | None) -> str:
+    """Say what a training is doing."""
+    if pod is None:
+        return "waiting for the Job's pod"
+    if live is None:
+        return f"pod {pod.metadata.name} is starting; its progress is unknown"
+    if live.total_steps:
+        loss = f", loss {live.loss:.4g}" if live.loss is not None else ""
+        return f"{live.phase}: step {live.step} of {live.total_steps}{loss}"
+    amount = f" {live.bytes_done >> 20} of {live.bytes_total >> 20} MiB" if live.bytes_total else ""
+    return f"{live.phase}{amount}"
