@@ -59,6 +59,7 @@ class ContainerState(Wire, frozen=True, kw_only=True):
 class ContainerStatus(Wire, frozen=True, kw_only=True):
     name: str
     ready: bool = False
+    started: bool | None = None
     restart_count: int = 0
     state: ContainerState = ContainerState()
     last_state: ContainerState = ContainerState()
@@ -184,6 +185,10 @@ class ConfigMap(Object, frozen=True, kw_only=True):
     data: Mapping[str, str] = {}
 
 
+class PodDisruptionBudget(Object, frozen=True, kw_only=True):
+    """Of which we only write."""
+
+
 NODES = Resource(Node, "", "v1", "nodes", "Node", namespaced=False)
 PODS = Resource(Pod, "", "v1", "pods", "Pod")
 SERVICES = Resource(Service, "", "v1", "services", "Service")
@@ -196,3 +201,4 @@ PERSISTENT_VOLUME_CLAIMS = Resource(PersistentVolumeClaim, "", "v1", "persistent
 VOLUME_ATTACHMENTS = Resource(
     VolumeAttachment, "storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", namespaced=False
 )
+POD_DISRUPTION_BUDGETS = Resource(PodDisruptionBudget, "policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")

@@ -248,6 +248,7 @@ class TuningStatus(Wire, frozen=True, kw_only=True):
     eta: Annotated[str, field("Time to the end of training, such as 12m30s.")] = ""
     checkpoint: Annotated[int, field("Step of the last checkpoint.")] = 0
     artifact: Artifact | None = None
+    inputs: Annotated[str, field("Hash of what the artifact was made from: other inputs begin a new training.")] = ""
 
 
 class WorkspaceStatus(Wire, frozen=True, kw_only=True):
