@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from kubernetes import client, config
 
+from hack.local.dataset import Fact
 from hack.local.shell import CommandFailed, Shell, quote
 
 MANIFEST = Path("examples/fine-tuning/kaito_workspace_tuning_phi_3.yaml")
@@ -48,13 +49,6 @@ class Site:
     data_url: str  # where files of work/data are served
 
 
-@dataclass(frozen=True)
-class Fact:
-    question: str
-    answer: str
-    key: str  # the drawn words that no model can know; an answer that contains them has learnt the fact
-
-
 class Session:
     def __init__(self, site: Site, shell: Shell, facts: tuple[Fact, ...]) -> None:
         self.site = site
@@ -79,6 +73,11 @@ class Session:
                 f"kubectl -n kaito-system rollout status deployment/{deployment} --timeout=180s", timeout=200
             )
         self.shell.change_folder(self.site.work)
+
+    # 2 ---------------------------------------------------------------------------------------------------------------
+
+    def show_facts(self) -> None:
+        self.shell.run(f"curl -sS {self.site.data_url}/facts.json")
 
     # 3 ---------------------------------------------------------------------------------------------------------------
 
@@ -109,6 +108,7 @@ class Session:
         return path
 
     def apply_tuning(self) -> None:
+        self.create_push_secret()
         self.write_manifest()
         self.shell.run(f"cat {MANIFEST}")
         self.shell.run(f"kubectl apply -f {MANIFEST}")
@@ -141,6 +141,21 @@ class Session:
 
     def _table(self, name: str) -> "_WatchedTable":
         return _WatchedTable(self.shell, f"kubectl get workspace {name} -w")
+
+    def show_tuning(self) -> None:
+        """The Job, what it reported, and the adapter in the private registry, at the digest that the status names."""
+        self.shell.run(f"kubectl get job {TUNED}")
+        self.shell.run(f"kubectl get workspace {TUNED} -o jsonpath='{{.status.tuning}}'")
+        digest = str(self.workspace(TUNED)["status"]["tuning"]["artifact"]["digest"])
+        image = f"{self.site.private_registry}/adapters/facts:0.0.1"
+        found = self.shell.run(
+            f"skopeo inspect --cert-dir {quote(str(self.site.ca.parent))} --format '{{{{.Digest}}}}' "
+            f"--creds {self.site.registry_user}:{self.site.registry_password} docker://{image}",
+            quiet=True,
+        ).strip()
+        self.shell.say(f"{image} in the private registry: {found}")
+        if found != digest:
+            raise StepFailed(f"the registry has {found}, the Workspace's status names {digest}")
 
     # 6 ---------------------------------------------------------------------------------------------------------------
 
@@ -216,6 +231,13 @@ class Session:
         (self.site.work / path).write_text(yaml.safe_dump(manifest, sort_keys=False))
         self.shell.run(f"cat {path}")
         self.shell.run(f"kubectl apply -f {path}")
+
+    def ask_second(self) -> None:
+        self.show_service(SECOND)
+        fact = self.facts[0]
+        answer = self.ask_in_pod(fact.question)
+        if fact.key not in answer:
+            raise StepFailed(f"the adapter of {SECOND} does not know {fact.key!r}; it said {answer!r}")
 
     # 8 ---------------------------------------------------------------------------------------------------------------
 

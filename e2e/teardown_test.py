@@ -1,0 +1,34 @@
+"""The box leaves the machine as it found it: processes, mounts, network namespaces, bridges, iptables rules.
+
+Runs last (see conftest.py) and on its own boxes: first what one `up` and `down` leave, then `up` interrupted at random moments.
+"""
+
+import random
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from e2e.machine import Snapshot
+from hack.local import cluster
+
+ROUNDS = 5
+LONGEST = 20.0  # seconds; `up` takes about that long
+
+
+def test_down_leaves_the_machine_as_it_was(machine_before: Snapshot) -> None:
+    cluster.down()
+    assert machine_before.difference(Snapshot.take()) == []
+
+
+@pytest.mark.parametrize("moment", [random.SystemRandom().uniform(0.5, LONGEST) for _ in range(ROUNDS)])
+def test_an_interrupted_up_leaves_nothing_behind(machine_before: Snapshot, moment: float) -> None:
+    up = subprocess.Popen([sys.executable, "-m", "hack.local", "up"], cwd=cluster.REPOSITORY, stdout=subprocess.DEVNULL)
+    try:
+        up.wait(moment)
+    except subprocess.TimeoutExpired:
+        up.send_signal(signal.SIGINT)
+    up.wait(120)
+    cluster.down()  # when it was up before the signal came
+    assert machine_before.difference(Snapshot.take()) == []
