@@ -15,6 +15,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import aiohttp
 import msgspec
+from aiohttp.http import HttpProcessingError
 
 from kube import auth, errors, metrics
 from kube.clock import Clock, SystemClock
@@ -36,6 +37,9 @@ STALLED_SECONDS = 105.0
 # caller's queue, which can do something else meanwhile.
 RETRIES = 3
 LONGEST_WAIT = 5.0
+
+# What aiohttp raises where a peer is absent, silent, gone, or speaks no HTTP. An over-long line is no ClientError.
+TRANSPORT_FAILURES = (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError)
 
 _TYPES: Mapping[int, type[errors.ApiError]] = {
     400: errors.BadRequest,
@@ -289,7 +293,7 @@ class Client:
                 code = str(response.status)
                 metrics.REST.observe(method, self._auth.host, code, time.monotonic() - started)
                 yield response
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except TRANSPORT_FAILURES as error:
             if code == "<error>":
                 metrics.REST.observe(method, self._auth.host, code, time.monotonic() - started)
             raise errors.ConnectionFailed(f"{method} {path}: {error or type(error).__name__}") from error
@@ -317,7 +321,7 @@ class WatchStream:
         """The next line with its newline; less than that only where the stream ends."""
         try:
             line: bytes = await self._response.content.readline()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except TRANSPORT_FAILURES as error:
             raise errors.ConnectionFailed(f"the watch broke: {error or type(error).__name__}") from error
         self._line_at = self._loop.time()
         return line

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Object)
 
+KNOWN_TYPES = frozenset(["ADDED", "MODIFIED", "DELETED", "BOOKMARK"])
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 # The server ends each watch after a random time in this range, client-go's, so that watches do not end all at once.
 WATCH_SECONDS = (300, 600)
@@ -198,8 +199,6 @@ class Reflector(Generic[T]):
         resume: Unknown | Listed = Listed() if isinstance(state, Listed | Watching) else Unknown()
         if isinstance(error, errors.Gone | errors.NotFound | Rollback | ValueError):
             resume = Unknown()
-        elif isinstance(state, Watching) and isinstance(error, errors.ServerError):
-            resume = Unknown()  # an error in the middle of a stream: the server lost track of its own cache
         if isinstance(state, Filling):
             self._list_next = True
         seconds = self._backoff.next()
@@ -237,7 +236,6 @@ class Reflector(Generic[T]):
                 else:
                     state.objects[frame.object.metadata.key] = frame.object
         # A server that does not know WatchList takes it for a plain watch, which never says where the beginning ends.
-        self._watch_list = False
         raise errors.ConnectionFailed("the watch ended before its initial events did")
 
     async def _list(self, state: Listing[T]) -> State[T]:
@@ -288,7 +286,9 @@ class Reflector(Generic[T]):
             if isinstance(frame, Status):
                 raise status_error(frame)
             stream.events += 1
-            return frame
+            if frame.type in KNOWN_TYPES:
+                return frame
+            log.warning("Skipping an event of unknown type %s", frame.type)
         return None
 
     def _advance(self, version: str) -> None:

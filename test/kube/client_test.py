@@ -1,6 +1,5 @@
 """The client against a real API server: verbs, preconditions, typed errors."""
 
-
 from kube.api.workload import CONFIG_MAPS
 from kube.client import Client
 from kube.meta import Key

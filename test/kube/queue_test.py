@@ -1,0 +1,246 @@
+"""The work queue: a state machine against a twenty-line model, and the sentences that the model cannot say."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from kube.backoff import ItemExponential
+from kube.queue import INITIAL, WorkQueue
+from test.clock import VirtualClock
+
+KEYS = st.sampled_from("abcde")
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Everything that one controller does to its queue, in any order."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.clock = VirtualClock()
+        self.queue: WorkQueue[str] = self.on_loop(self._make())
+        # The model: what must run, in which order, what runs, what was added meanwhile, and what is delayed until when.
+        self.ready: dict[str, tuple[int, int]] = {}  # key → (-priority, order)
+        self.processing: dict[str, int] = {}
+        self.dirty: dict[str, int] = {}
+        self.due: dict[str, tuple[float, int]] = {}
+        self.order = 0
+
+    async def _make(self) -> WorkQueue[str]:
+        return WorkQueue("test", clock=self.clock)
+
+    def on_loop(self, coroutine: Any) -> Any:
+        return self.loop.run_until_complete(coroutine)
+
+    def call(self, function: Any, *arguments: Any) -> None:
+        async def run() -> None:
+            function(*arguments)
+            await self.clock.settle()
+
+        self.on_loop(run())
+
+    def expect_add(self, key: str, priority: int) -> None:
+        if key in self.processing:
+            self.dirty[key] = max(priority, self.dirty.get(key, priority))
+        elif key not in self.ready or -priority < self.ready[key][0]:
+            self.order += 1
+            self.ready[key] = (-priority, self.order)
+
+    @rule(key=KEYS, priority=st.sampled_from([INITIAL, 0, 10]))
+    def add(self, key: str, priority: int) -> None:
+        self.expect_add(key, priority)
+        self.call(self.queue.add, key, priority)
+
+    @rule(key=KEYS, seconds=st.sampled_from([0.5, 1, 3, 10]))
+    def add_after(self, key: str, seconds: float) -> None:
+        moment = self.clock.monotonic() + seconds
+        if key not in self.due or moment < self.due[key][0]:
+            self.due[key] = (moment, self.processing.get(key, 0))
+        self.call(self.queue.add_after, key, seconds)
+
+    @rule(seconds=st.sampled_from([0.25, 1, 5]))
+    def time_passes(self, seconds: float) -> None:
+        until = self.clock.monotonic() + seconds
+        for key, (moment, priority) in sorted(self.due.items(), key=lambda item: item[1][0]):
+            if moment <= until:
+                del self.due[key]
+                self.expect_add(key, priority)
+        self.on_loop(self.clock.advance(seconds))
+
+    @precondition(lambda self: self.ready)
+    @rule()
+    def get(self) -> None:
+        key = self.on_loop(self.queue.get())
+        # Keys that became ready at one moment may come in any order among themselves.
+        assert self.ready[key][0] == min(self.ready.values())[0]
+        assert key not in self.processing, "one key in two workers"
+        self.processing[key] = -self.ready.pop(key)[0]
+
+    @precondition(lambda self: self.processing)
+    @rule(data=st.data())
+    def done(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.processing)))
+        del self.processing[key]
+        if key in self.dirty:
+            self.order += 1
+            self.ready[key] = (-self.dirty.pop(key), self.order)
+        self.call(self.queue.done, key)
+
+    @rule(key=KEYS)
+    def a_worker_is_cancelled_as_its_key_arrives(self, key: str) -> None:
+        async def race() -> None:
+            worker = asyncio.ensure_future(self.queue.get())
+            await asyncio.sleep(0)
+            self.queue.add(key)
+            worker.cancel()
+            await asyncio.wait({worker})
+            if not worker.cancelled():  # it was faster: the key is in its hands
+                taken = worker.result()
+                assert taken is not None
+                self.processing[taken] = -self.ready.pop(taken)[0]
+
+        if not self.ready:
+            self.expect_add(key, 0)
+            self.on_loop(race())
+
+    @rule(key=KEYS)
+    def one_of_two_workers_is_cancelled(self, key: str) -> None:
+        async def race() -> None:
+            first, second = (asyncio.ensure_future(self.queue.get()) for _ in range(2))
+            await asyncio.sleep(0)
+            self.queue.add(key)
+            first.cancel()
+            await self.clock.settle()
+            assert second.done(), "the second worker sleeps although there is a key"
+            self.processing[second.result() or ""] = -self.ready.pop(key)[0]
+
+        if not self.ready and key not in self.processing:
+            self.expect_add(key, 0)
+            self.on_loop(race())
+
+    @invariant()
+    def depth_is_the_models(self) -> None:
+        if hasattr(self, "queue"):
+            assert len(self.queue) == len(self.ready)
+
+    def teardown(self) -> None:
+        if hasattr(self, "queue"):
+            self.on_loop(asyncio.wait_for(self._finish(), 5))
+            self.loop.close()
+
+    async def _finish(self) -> None:
+        """Every key that was promised a run gets it, and drain returns."""
+        expected = sorted([*self.ready, *self.dirty])
+        draining = asyncio.ensure_future(self.queue.drain())
+        await asyncio.sleep(0)
+        for held in list(self.processing):
+            self.queue.done(held)
+        ran = []
+        while (key := await self.queue.get()) is not None:
+            ran.append(key)
+            self.queue.done(key)
+        await draining
+        assert sorted(ran) == expected
+
+
+TestQueue = QueueMachine.TestCase
+TestQueue.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+def queue(clock: VirtualClock) -> WorkQueue[str]:
+    return WorkQueue("test", clock=clock)
+
+
+async def test_key_added_while_processed_runs_again(queue: WorkQueue[str]) -> None:
+    queue.add("a")
+    assert await queue.get() == "a"
+    queue.add("a")
+    assert len(queue) == 0
+    queue.done("a")
+    assert await queue.get() == "a"
+
+
+async def test_users_go_before_the_initial_list(queue: WorkQueue[str]) -> None:
+    for key in "abc":
+        queue.add(key, INITIAL)
+    queue.add("z")
+    queue.add("c")
+    assert [await queue.get() for _ in range(4)] == ["z", "c", "a", "b"]
+
+
+async def test_a_requeued_key_keeps_the_priority_it_ran_with(queue: WorkQueue[str], clock: VirtualClock) -> None:
+    queue.add("initial", INITIAL)
+    key = await queue.get()
+    assert key is not None
+    queue.add_after(key, 1)
+    queue.done(key)
+    await clock.advance(1)
+    queue.add("edited")
+    assert [await queue.get(), await queue.get()] == ["edited", "initial"]
+
+
+async def test_delays_only_move_earlier(queue: WorkQueue[str], clock: VirtualClock) -> None:
+    queue.add_after("a", 10)
+    queue.add_after("a", 5)
+    queue.add_after("a", 20)
+    await clock.advance(4.9)
+    assert len(queue) == 0
+    await clock.advance(0.1)
+    assert await queue.get() == "a"
+    queue.done("a")
+    await clock.advance(60)
+    assert len(queue) == 0
+
+
+async def test_many_delays_need_one_timer(queue: WorkQueue[str], clock: VirtualClock) -> None:
+    for number in range(100):
+        queue.add_after(f"key-{number}", 100 - number)
+    await clock.settle()
+    assert clock.sleeping == 1
+    await clock.advance(100)
+    assert len(queue) == 100
+
+
+async def test_failures_wait_longer_each_time_until_forgotten(clock: VirtualClock) -> None:
+    queue: WorkQueue[str] = WorkQueue("test", backoff=ItemExponential(1, 60), clock=clock)
+    for delay in (1, 2, 4):
+        queue.retry("a")
+        await clock.advance(delay - 0.1)
+        assert len(queue) == 0
+        await clock.advance(0.1)
+        queue.done(await queue.get() or "")
+    assert queue.failures("a") == 3
+    queue.forget("a")
+    queue.retry("a")
+    await clock.advance(1)
+    assert await queue.get() == "a"
+
+
+async def test_after_shutdown_workers_finish_what_is_queued_and_leave(
+    queue: WorkQueue[str], clock: VirtualClock
+) -> None:
+    queue.add("a")
+    queue.add_after("b", 1)
+    waiting = asyncio.ensure_future(queue.get())
+    assert await waiting == "a"
+    idle = asyncio.ensure_future(queue.get())
+    draining = asyncio.ensure_future(queue.drain())
+    await clock.settle()
+    assert await idle is None
+    queue.add("c")
+    assert not draining.done()
+    queue.done("a")
+    await draining
+    await clock.advance(10)
+    assert len(queue) == 0
+    assert clock.sleeping == 0
