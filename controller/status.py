@@ -25,7 +25,7 @@ from kube.api.workspace import (
     WorkspaceStatus,
 )
 from kube.clock import parse_timestamp, timestamp
-from kube.conditions import ConditionSet
+from kube.conditions import ConditionSet, to_wire
 from kube.meta import Condition
 
 MESSAGE_LIMIT = 1024  # characters; a condition is for reading, and metav1 allows 32,768
@@ -171,11 +171,17 @@ def result(draft: Draft) -> WorkspaceStatus:
     )
 
 
+def comparable(status: WorkspaceStatus) -> WorkspaceStatus:
+    """Return a stored status with its conditions in our order: the API server keeps them in one of its own."""
+    known = sorted((c for c in status.conditions if c.type in ORDER), key=lambda c: ORDER.index(ConditionType(c.type)))
+    return msgspec.structs.replace(status, conditions=tuple(known))
+
+
 async def write(world: World, draft: Draft) -> None:
     """Send the status in one apply, and tell about what changed; nothing is sent when nothing changed."""
     summarise(draft)
     workspace, wanted = draft.workspace, result(draft)
-    if wanted != workspace.status:
+    if wanted != comparable(workspace.status):
         body = {
             "apiVersion": WORKSPACES.api_version,
             "kind": WORKSPACES.kind,
@@ -184,7 +190,7 @@ async def write(world: World, draft: Draft) -> None:
                 "namespace": workspace.metadata.namespace,
                 "uid": workspace.metadata.uid,  # an apply must not speak for a namesake
             },
-            "status": msgspec.to_builtins(wanted),
+            "status": msgspec.to_builtins(wanted) | {"conditions": to_wire(wanted.conditions)},
         }
         written = await world.client.apply(WORKSPACES, body, field_manager=FIELD_MANAGER, subresource="status")
         world.consistency.wrote(workspace.metadata.key, WORKSPACES, written.metadata.resource_version)
