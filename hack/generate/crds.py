@@ -1,4 +1,4 @@
-"""The CustomResourceDefinitions: Workspace in two versions, KaitoNodeClass, and Karpenter's NodeClaim."""
+"""The CustomResourceDefinitions that are ours: Workspace in two versions, and KaitoNodeClass."""
 
 import copy
 from collections.abc import Sequence
@@ -128,7 +128,7 @@ def _crd(
                 "listKind": f"{resource.kind}List",
                 "plural": resource.plural,
                 "singular": resource.kind.lower(),
-                "shortNames": list(short_names),
+                **({"shortNames": list(short_names)} if short_names else {}),
                 "categories": list(categories),
             },
             "scope": "Namespaced" if resource.namespaced else "Cluster",

@@ -1,0 +1,182 @@
+"""The kustomize tree: every overlay renders, what it renders is accepted by a real API server, and says what we promise."""
+
+import functools
+import os
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes import client as independent
+
+from controller import settings as controller_settings
+from hack.generate.rbac import NAMESPACE
+from hack.local import assets
+from hack.local.controlplane import ControlPlane
+from provisioner import settings as provisioner_settings
+from test.conftest import ROOT
+
+Document = dict[str, Any]
+OVERLAYS = ("aks", "byo", "local")
+CONTROLLERS = [
+    ("aks", "workspace-controller"),
+    ("aks", "node-provisioner"),
+    ("byo", "workspace-controller"),
+    ("local", "workspace-controller"),
+    ("local", "node-provisioner"),
+]
+
+
+@functools.cache
+def rendered(overlay: str) -> tuple[Document, ...]:
+    output = subprocess.run(
+        [assets.kubectl(), "kustomize", ROOT / "manifests/overlays" / overlay],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return tuple(yaml.safe_load_all(output))
+
+
+def of_kind(overlay: str, kind: str) -> list[Document]:
+    return [document for document in rendered(overlay) if document["kind"] == kind]
+
+
+def settings(overlay: str, name: str) -> dict[str, str]:
+    """The environment that a controller is given, from its generated ConfigMap."""
+    (found,) = [each["data"] for each in of_kind(overlay, "ConfigMap") if each["metadata"]["name"].startswith(name)]
+    return dict(found)
+
+
+def deployment(overlay: str, name: str) -> Document:
+    (found,) = [document for document in of_kind(overlay, "Deployment") if document["metadata"]["name"] == name]
+    return found
+
+
+@pytest.fixture
+def system_namespace(api: independent.ApiClient) -> str:
+    """The controllers' namespace with the pod security that production has."""
+    core = independent.CoreV1Api(api)
+    if NAMESPACE not in [namespace.metadata.name for namespace in core.list_namespace().items]:
+        core.create_namespace(yaml.safe_load((ROOT / "manifests/default/namespace.yaml").read_text()))
+    return NAMESPACE
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_is_accepted_by_the_api_server(apiserver: ControlPlane, system_namespace: str, overlay: str) -> None:
+    applied = subprocess.run(
+        [assets.kubectl(), "apply", "--dry-run=server", "-k", ROOT / "manifests/overlays" / overlay],
+        env={**os.environ, "KUBECONFIG": str(apiserver.kubeconfig)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert applied.returncode == 0, applied.stderr
+    assert "would violate PodSecurity" not in applied.stderr
+    assert len(applied.stdout.splitlines()) == len(rendered(overlay))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_has_its_controllers_and_the_crds_of_ours(overlay: str) -> None:
+    crds = {document["metadata"]["name"] for document in of_kind(overlay, "CustomResourceDefinition")}
+
+    assert {(overlay, document["metadata"]["name"]) for document in of_kind(overlay, "Deployment")} == {
+        each for each in CONTROLLERS if each[0] == overlay
+    }
+    assert {"workspaces.kaito.sh", "kaitonodeclasses.kaito.sh"} <= crds
+
+
+def test_karpenters_crd_is_installed_by_the_box_alone() -> None:
+    having = {
+        overlay
+        for overlay in OVERLAYS
+        for crd in of_kind(overlay, "CustomResourceDefinition")
+        if crd["spec"]["group"] == "karpenter.sh"
+    }
+
+    assert having == {"local"}
+
+
+@pytest.mark.parametrize(("overlay", "name"), CONTROLLERS)
+def test_a_controller_runs_restricted_probed_and_with_enough_memory(overlay: str, name: str) -> None:
+    template = deployment(overlay, name)["spec"]["template"]
+    pod = template["spec"]
+    (container,) = pod["containers"]
+
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
+    assert container["ports"] == [{"name": "http", "containerPort": 8080}]
+    assert container["resources"]["limits"]["memory"] == "512Mi"
+    assert template["metadata"]["annotations"]["prometheus.io/port"] == "8080"
+
+
+@pytest.mark.parametrize(("overlay", "name"), CONTROLLERS)
+def test_a_controller_elects_a_leader_and_knows_its_pod(overlay: str, name: str) -> None:
+    (container,) = deployment(overlay, name)["spec"]["template"]["spec"]["containers"]
+    (named,) = [source["configMapRef"]["name"] for source in container["envFrom"]]
+
+    assert settings(overlay, name)["LEADER_ELECT"] == "true"
+    assert named.startswith(f"{name}-")
+    assert {variable["name"] for variable in container["env"]} == {"POD_NAME", "POD_NAMESPACE"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_controller_may_read_secrets_and_no_rule_has_a_wildcard(overlay: str) -> None:
+    roles = of_kind(overlay, "ClusterRole") + of_kind(overlay, "Role")
+    rules = [rule for role in roles for rule in role["rules"]]
+
+    assert not [rule for rule in rules if "secrets" in rule["resources"]]
+    assert not [rule for rule in rules if "*" in (*rule["apiGroups"], *rule["resources"], *rule["verbs"])]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_setting_of_the_workspace_controller_is_one_that_it_knows(overlay: str) -> None:
+    known = {action.dest.upper() for action in controller_settings.parser({})._actions}
+
+    assert set(settings(overlay, "workspace-controller")) <= known
+    assert controller_settings.parse([], settings(overlay, "workspace-controller")).leader_elect
+
+
+@pytest.mark.parametrize("overlay", ["aks", "local"])
+def test_every_setting_of_the_node_provisioner_is_one_that_it_knows(overlay: str) -> None:
+    known = {name for option in provisioner_settings.OPTIONS for name in option.env}
+    token = {"AZURE_FEDERATED_TOKEN_FILE": "/token", "AZURE_TENANT_ID": "tenant"}  # the webhook's part
+
+    assert set(settings(overlay, "node-provisioner")) <= known
+    assert provisioner_settings.load([], settings(overlay, "node-provisioner") | token).leader_elect
+
+
+def test_the_box_has_its_own_images_endpoint_and_credential_and_trusts_its_authority() -> None:
+    for name in ("workspace-controller", "node-provisioner"):
+        (container,) = deployment("local", name)["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == "198.18.0.1:5000/kaito/control:dev"
+        assert container["args"] == ["--ca-bundle=/etc/kaito/ca/ca.crt"]
+    assert settings("local", "node-provisioner")["ARM_ENDPOINT"] == "https://198.18.0.1:9443"
+    assert settings("local", "node-provisioner")["AZURE_CREDENTIAL"] == "none"
+    assert settings("local", "workspace-controller")["ACCELERATOR"] == "cpu"
+
+
+def test_on_aks_the_device_plugin_stands_outside_the_restricted_namespace() -> None:
+    (plugin,) = of_kind("aks", "DaemonSet")
+
+    assert plugin["metadata"]["namespace"] == "kube-system"
+
+
+def test_on_aks_the_identity_of_the_settings_is_the_service_accounts() -> None:
+    accounts = {
+        document["metadata"]["name"]: document["metadata"].get("annotations", {})
+        for document in of_kind("aks", "ServiceAccount")
+    }
+    labels = deployment("aks", "node-provisioner")["spec"]["template"]["metadata"]["labels"]
+    identity = settings("aks", "node-provisioner")["AZURE_CLIENT_ID"]
+
+    assert accounts["node-provisioner"] == {"azure.workload.identity/client-id": identity}
+    assert accounts["workspace-controller"] == {}
+    assert labels["azure.workload.identity/use"] == "true"
