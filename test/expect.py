@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -12,7 +12,11 @@ T = TypeVar("T")
 TIMEOUT = 10.0
 
 
-async def eventually(predicate: Callable[[], T | Awaitable[T]], timeout: float = TIMEOUT) -> T:
+@overload
+async def eventually(predicate: Callable[[], Awaitable[T]], timeout: float = TIMEOUT) -> T: ...
+@overload
+async def eventually(predicate: Callable[[], T], timeout: float = TIMEOUT) -> T: ...
+async def eventually(predicate: Callable[[], Any], timeout: float = TIMEOUT) -> Any:
     """Ask until the answer is truthy, and return it. An AssertionError counts as "not yet" and is shown at the end."""
     deadline = time.monotonic() + timeout
     pause = 0.002
