@@ -17,6 +17,8 @@ LIMITS: dict[Bucket, tuple[float, float]] = {
     "other": (60, 1),  # GET, LIST and DELETE of agent pools: subscription and region
 }
 
+_ROUNDING = 1e-6  # whoever waited as long as told has its token, whatever the sums of floats say
+
 
 @dataclass
 class Budgets:
@@ -32,10 +34,10 @@ class Budgets:
         burst, rate = LIMITS[bucket]
         tokens, since = self._left.get((bucket, key), (burst, now))
         tokens = min(burst, tokens + (now - since) * rate)
-        if tokens < 1:
+        if tokens < 1 - _ROUNDING:
             self._left[bucket, key] = (tokens, now)
             return (1 - tokens) / rate
-        self._left[bucket, key] = (tokens - 1, now)
+        self._left[bucket, key] = (max(0.0, tokens - 1), now)
         return None
 
     def remaining(self, bucket: Bucket, key: str) -> int:

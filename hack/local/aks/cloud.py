@@ -191,6 +191,10 @@ class Cloud:
         """Note that a booted machine's node is Ready."""
         self._become(now, lifecycle.machine_is_ready(self.world, name, instance, now))
 
+    def machine_failed(self, name: str, instance: int, why: str, now: float) -> None:
+        """Note that a machine did not boot."""
+        self._become(now, lifecycle.machine_failed(self.world, name, instance, why, now))
+
     def machine_is_gone(self, name: str, instance: int, now: float) -> None:
         """Note that a machine and its node are no more."""
         self._become(now, lifecycle.machine_is_gone(self.world, name, instance, now))

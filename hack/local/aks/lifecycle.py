@@ -182,6 +182,16 @@ def machine_is_ready(world: World, name: str, instance: int, now: float) -> Worl
     return _machine(world, name, instance, now, phase="Ready")
 
 
+def machine_failed(world: World, name: str, instance: int, why: str, now: float) -> World:
+    """Note that a machine did not boot: a create or an update that waits for it fails."""
+    pool = world.pools.get(name)
+    if pool is None or pool.due_at is not None or pool.state not in ("Creating", "Updating"):
+        return machine_is_gone(world, name, instance, now)
+    machines = tuple(machine for machine in pool.machines if machine.instance != instance)
+    failure = ErrorDetail("VMExtensionProvisioningError", why)
+    return _failed(world, replace(pool, machines=machines, ends_in=failure), now)
+
+
 def machine_is_gone(world: World, name: str, instance: int, now: float) -> World:
     """Note that a machine and its node are no more."""
     return _machine(world, name, instance, now, phase=None)

@@ -22,11 +22,12 @@ class Identity(msgspec.Struct, frozen=True, rename="camel"):
     resource_group: str = "box"
     cluster: str = "box"
     location: str = "eastus"
+    node_group: str = ""
 
     @property
     def node_resource_group(self) -> str:
-        """The group that holds the machines: AKS makes it and names it so."""
-        return f"MC_{self.resource_group}_{self.cluster}_{self.location}"
+        """The group that holds the machines: AKS makes it and names it so where no name is given."""
+        return self.node_group or f"MC_{self.resource_group}_{self.cluster}_{self.location}"
 
     @property
     def path(self) -> str:

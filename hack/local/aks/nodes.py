@@ -45,14 +45,14 @@ def of(identity: Identity, pool: Pool, instance: int) -> NodeFacts:
             f"azure:///subscriptions/{identity.subscription}/resourceGroups/{identity.node_resource_group}"
             f"/providers/Microsoft.Compute/virtualMachineScaleSets/{pool.scale_set}/virtualMachines/{instance}"
         ),
-        labels=_labels(identity, pool, instance, gpus),
+        labels=_labels(identity, pool, instance, nvidia=bool(sku and sku.gpus and sku.resource == skus.NVIDIA)),
         taints=_taints(pool),
         gpus=gpus,
         gpu_resource=sku.resource if sku else skus.NVIDIA,
     )
 
 
-def _labels(identity: Identity, pool: Pool, instance: int, gpus: int) -> dict[str, str]:
+def _labels(identity: Identity, pool: Pool, instance: int, *, nvidia: bool) -> dict[str, str]:
     properties = pool.properties
     zones = properties.get("availabilityZones") or []
     labels = {
@@ -68,7 +68,7 @@ def _labels(identity: Identity, pool: Pool, instance: int, gpus: int) -> dict[st
         # Machines outside zones carry their fault domain instead.
         "topology.kubernetes.io/zone": f"{identity.location}-{zones[instance % len(zones)]}" if zones else "0",
     }
-    if gpus:
+    if nvidia:
         labels |= {"accelerator": "nvidia", "kubernetes.azure.com/accelerator": "nvidia"}
     if properties.get("scaleSetPriority") == "Spot":
         labels[_SPOT] = "spot"
