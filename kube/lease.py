@@ -87,7 +87,7 @@ class LeaderElector:
 
     def may_write(self) -> bool:
         """Whether nobody else can be leading right now. Ask before every write; `Client.guard` does."""
-        return self.leading and self._clock.monotonic() < self._renewed_at + self._renew_deadline
+        return self.leading and self._remaining() > 0
 
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Wait for the lease, run `lead` while it is renewed, and release it when `lead` returns or we are cancelled.
@@ -123,18 +123,21 @@ class LeaderElector:
             await self._clock.sleep(self._retry_period * (1 + random.random() * JITTER))
 
     async def _renew(self) -> None:
-        """Renew every retry period. Raises LeadershipLost at the deadline even while a request hangs."""
-        while True:
-            await self._clock.sleep(self._retry_period)
-            remaining = self._renewed_at + self._renew_deadline - self._clock.monotonic()
-            if remaining <= 0 or not self.leading:
-                self.leading = False
-                raise LeadershipLost(f"the lease {self._key} was not renewed within {self._renew_deadline:g} s")
+        """Renew every retry period. Raises LeadershipLost at the deadline even while requests hang."""
+        while self.leading and self._remaining() > 0:
             # Half the deadline per attempt: one lost packet must leave time for a second one.
-            await self._attempt(min(remaining, self._renew_deadline / 2))
+            await self._clock.sleep(min(self._retry_period, self._remaining()))
+            await self._attempt(min(self._remaining(), self._renew_deadline / 2))
+        self.leading = False
+        raise LeadershipLost(f"the lease {self._key} was lost or not renewed within {self._renew_deadline:g} s")
+
+    def _remaining(self) -> float:
+        return self._renewed_at + self._renew_deadline - self._clock.monotonic()
 
     async def _attempt(self, seconds: float) -> bool:
         """Try once to acquire or renew, for at most `seconds`. Every failure is just a failed attempt."""
+        if seconds <= 0:
+            return False
         try:
             return await _within(self._clock, seconds, self._acquire_or_renew())
         except errors.KubeError as error:

@@ -1,0 +1,367 @@
+"""Leader election: on the real API server, and in virtual time against a Lease in memory that can fail in every way."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kube import errors
+from kube.client import Client
+from kube.clock import Clock
+from kube.lease import LEASES, LeaderElector, LeadershipLost
+from kube.meta import Key
+from test.clock import VirtualClock
+from test.expect import eventually
+
+KEY = Key("kube-system", "controller")
+
+
+class LeaseServer:
+    """One Lease with optimistic concurrency, in virtual time. Not an API server: it knows no other kind and no watch."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.spec: dict[str, Any] | None = None
+        self.holders: list[str] = []
+
+    def write(self, body: dict[str, Any]) -> bytes:
+        expected = body["metadata"].get("resourceVersion")
+        if expected is not None and expected != str(self.version):
+            raise errors.Conflict(409, "Conflict", "changed meanwhile")
+        self.version += 1
+        self.spec = {**(self.spec or {}), **body["spec"]}
+        self.holders.append(self.spec["holderIdentity"])
+        return self.read()
+
+    def create(self, body: dict[str, Any]) -> bytes:
+        if self.spec is not None:
+            raise errors.AlreadyExists(409, "AlreadyExists", "exists")
+        return self.write(body)
+
+    def read(self) -> bytes:
+        if self.spec is None:
+            raise errors.NotFound(404, "NotFound", "none")
+        metadata = {"namespace": KEY.namespace, "name": KEY.name, "resourceVersion": str(self.version)}
+        return msgspec.json.encode({"metadata": metadata, "spec": self.spec})
+
+
+class Link:
+    """One candidate's way to the server: what `Client` offers to the elector. `fault` says what happens to a request."""
+
+    def __init__(self, server: LeaseServer, clock: Clock) -> None:
+        self.server = server
+        self.clock = clock
+        self.fault = ""
+        self.requests = 0
+
+    async def get(self, resource: object, key: Key) -> Any:
+        return msgspec.json.decode(await self.request("GET", ""), type=LEASES.type)
+
+    async def request(self, method: str, path: str, **options: Any) -> bytes:
+        self.requests += 1
+        if self.fault == "refused":
+            raise errors.ConnectionFailed("refused")
+        if self.fault == "500":
+            raise errors.ServerError(500, "", "trouble")
+        if self.fault == "surprise":
+            raise RuntimeError("nobody thought of this")
+        if self.fault == "hangs":
+            await asyncio.Event().wait()
+        body: dict[str, Any] = options.get("body", {})
+        answer = (
+            self.server.read()
+            if method == "GET"
+            else self.server.create(body)
+            if method == "POST"
+            else self.server.write(body)
+        )
+        if self.fault == "answer lost":
+            await asyncio.Event().wait()
+        return answer
+
+
+def elector(link: Link, name: str, clock: Clock, **options: float) -> LeaderElector:
+    return LeaderElector(cast(Client, link), KEY, name, clock=clock, **options)
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def running(candidate: LeaderElector, lead: Callable[[], Awaitable[None]] = forever) -> AsyncIterator[Any]:
+    task = asyncio.ensure_future(candidate.run(lead))
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+def server() -> LeaseServer:
+    return LeaseServer()
+
+
+@pytest.fixture
+def link(server: LeaseServer, clock: VirtualClock) -> Link:
+    return Link(server, clock)
+
+
+async def test_first_candidate_leads_and_keeps_leading(link: Link, clock: VirtualClock) -> None:
+    first = elector(link, "first", clock)
+    async with running(first):
+        await clock.advance(3600)
+        assert first.leading
+        assert first.may_write()
+    assert set(link.server.holders) == {"first", ""}
+
+
+async def test_renewing_takes_one_request(link: Link, clock: VirtualClock) -> None:
+    async with running(elector(link, "first", clock)):
+        await clock.settle()
+        before = link.requests
+        await clock.advance(60)
+        assert link.requests - before == 30
+
+
+async def test_second_candidate_takes_over_at_once_after_a_release(
+    server: LeaseServer, link: Link, clock: VirtualClock
+) -> None:
+    second = elector(Link(server, clock), "second", clock)
+    async with running(elector(link, "first", clock)):
+        await clock.settle()
+        waiting = asyncio.ensure_future(second.run(forever))
+        await clock.advance(60)
+        assert not second.leading
+    await clock.advance(2 * (1 + 1.2))
+    assert second.leading
+    assert server.spec is not None
+    assert server.spec["leaseTransitions"] == 1
+    waiting.cancel()
+    await asyncio.wait({waiting})
+
+
+@pytest.mark.parametrize("fault", ["refused", "500", "surprise", "hangs", "answer lost"])
+async def test_leader_that_cannot_renew_stops_writing_at_the_deadline(
+    link: Link, clock: VirtualClock, fault: str
+) -> None:
+    first = elector(link, "first", clock)
+    stopped = []
+
+    async def lead() -> None:
+        try:
+            await forever()
+        finally:
+            stopped.append(clock.monotonic())
+
+    async with running(first, lead) as task:
+        await clock.advance(60)
+        begin = clock.monotonic()
+        link.fault = fault
+        if fault == "answer lost":  # the server renews, but we never hear of it: only what we know counts
+            await clock.advance(0)
+        await clock.advance(12)
+        assert task.done()
+        assert isinstance(task.exception(), LeadershipLost)
+        assert not first.may_write()
+        assert stopped[0] - begin <= 10
+    assert link.server.spec is not None
+    assert link.server.spec["holderIdentity"] == "first", "what may be ours no more must not be released"
+
+
+async def test_short_outage_is_survived(link: Link, clock: VirtualClock) -> None:
+    first = elector(link, "first", clock)
+    async with running(first):
+        await clock.advance(60)
+        link.fault = "hangs"
+        await clock.advance(6)
+        link.fault = ""
+        await clock.advance(60)
+        assert first.may_write()
+
+
+async def test_paused_process_writes_nothing_before_it_has_renewed(link: Link, clock: VirtualClock) -> None:
+    first = elector(link, "first", clock)
+    async with running(first) as task:
+        await clock.advance(60)
+        clock.jump(30)
+        assert not first.may_write()
+        await clock.advance(2)
+        assert isinstance(task.exception(), LeadershipLost)
+
+
+async def test_holders_own_duration_counts_not_ours(server: LeaseServer, link: Link, clock: VirtualClock) -> None:
+    server.create(
+        {
+            "metadata": {},
+            "spec": {"holderIdentity": "old", "leaseDurationSeconds": 60, "renewTime": "1999-01-01T00:00:00Z"},
+        }
+    )
+    first = elector(link, "first", clock)
+    async with running(first):
+        await clock.advance(59)
+        assert not first.leading, "the remote timestamp must not be trusted"
+        await clock.advance(1 + 2 * (1 + 1.2))
+        assert first.leading
+
+
+async def test_usurper_is_noticed(server: LeaseServer, link: Link, clock: VirtualClock) -> None:
+    first = elector(link, "first", clock)
+    async with running(first) as task:
+        await clock.advance(10)
+        server.write({"metadata": {}, "spec": {"holderIdentity": "usurper"}})
+        await clock.advance(4)
+        assert isinstance(task.exception(), LeadershipLost)
+    assert server.spec is not None
+    assert server.spec["holderIdentity"] == "usurper"
+
+
+async def test_work_that_ends_releases_the_lease(link: Link, clock: VirtualClock) -> None:
+    async def work() -> None:
+        await clock.sleep(5)
+
+    task = asyncio.ensure_future(elector(link, "first", clock).run(work))
+    await clock.advance(5)
+    await task
+    assert link.server.spec is not None
+    assert link.server.spec["holderIdentity"] == ""
+
+
+async def test_work_that_fails_is_reported_and_the_lease_released(link: Link, clock: VirtualClock) -> None:
+    async def work() -> None:
+        raise ValueError("broken")
+
+    task = asyncio.ensure_future(elector(link, "first", clock).run(work))
+    await clock.settle()
+    with pytest.raises(ValueError, match="broken"):
+        await task
+    assert link.server.holders[-1] == ""
+
+
+async def test_release_survives_a_conflict(server: LeaseServer, link: Link, clock: VirtualClock) -> None:
+    async with running(elector(link, "first", clock)):
+        await clock.settle()
+        server.version += 1  # a label was edited
+    assert server.spec is not None
+    assert server.spec["holderIdentity"] == ""
+
+
+@pytest.mark.parametrize("durations", [(10, 10, 2), (15, 2, 2), (15, 10, 0)])
+def test_durations_that_leave_no_margin_are_refused(
+    link: Link, clock: VirtualClock, durations: tuple[float, float, float]
+) -> None:
+    lease, renew, retry = durations
+    with pytest.raises(ValueError, match="outlast"):
+        elector(link, "x", clock, lease_duration=lease, renew_deadline=renew, retry_period=retry)
+
+
+STEP = st.tuples(
+    st.sampled_from([0, 1, 2]),
+    st.sampled_from(["", "", "refused", "500", "hangs", "answer lost", "pause", "restart"]),
+    st.floats(0.1, 20),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32), steps=st.lists(STEP, max_size=40))
+def test_two_candidates_never_both_write(seed: int, steps: list[tuple[int, str, float]]) -> None:
+    random.seed(seed)
+    asyncio.run(_compete(steps))
+
+
+class SkewedClock:
+    """The true time as one machine sees it: its wall clock is wrong, and while paused it does not run at all."""
+
+    def __init__(self, truth: VirtualClock, skew: float) -> None:
+        self._truth = truth
+        self._skew = skew
+        self.monotonic = lambda: truth.monotonic() + skew
+        self.now = lambda: truth.now()
+        self.paused_until = 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        await self._truth.sleep(seconds)
+        while self._truth.monotonic() < self.paused_until:
+            await self._truth.sleep(self.paused_until - self._truth.monotonic())
+
+
+async def _compete(steps: list[tuple[int, str, float]]) -> None:
+    truth, server = VirtualClock(), LeaseServer()
+    clocks = [SkewedClock(truth, skew) for skew in (0, 1e6, -500)]
+    links = [Link(server, clock) for clock in clocks]
+    electors = [elector(links[i], f"candidate-{i}", clocks[i]) for i in range(3)]
+    tasks = [asyncio.ensure_future(candidate.run(forever)) for candidate in electors]
+    for who, what, seconds in steps:
+        if what == "pause":
+            clocks[who].paused_until = truth.monotonic() + seconds
+        elif what == "restart" or tasks[who].done():
+            tasks[who].cancel()
+            await _ended(truth, tasks[who])
+            electors[who] = elector(links[who], f"candidate-{who}-{truth.monotonic()}", clocks[who])
+            tasks[who] = asyncio.ensure_future(electors[who].run(forever))
+        else:
+            links[who].fault = what
+        until = truth.monotonic() + seconds
+        while truth.monotonic() < until:
+            await truth.advance(min(0.25, until - truth.monotonic()))
+            assert sum(candidate.may_write() for candidate in electors) <= 1
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        await _ended(truth, task)
+
+
+async def _ended(truth: VirtualClock, task: "asyncio.Future[None]") -> None:
+    while not task.done():
+        await truth.advance(1)
+    if not task.cancelled():
+        assert isinstance(task.exception(), LeadershipLost | None)
+
+
+async def test_on_the_real_server_one_leads_and_the_next_takes_over(client: Client, namespace: str) -> None:
+    key = Key(namespace, "leader")
+
+    def candidate(name: str) -> LeaderElector:
+        return LeaderElector(client, key, name, lease_duration=3.0, renew_deadline=2.0, retry_period=0.2)
+
+    first, second = candidate("first"), candidate("second")
+    async with running(first):
+        await eventually(lambda: first.may_write())
+        async with running(second):
+            lease = await client.get(LEASES, key)
+            assert lease.spec.holder_identity == "first"
+            await eventually(lambda: _renewed(client, key, lease.spec.renew_time))
+            assert not second.leading
+    assert (await client.get(LEASES, key)).spec.holder_identity == ""
+    async with running(second := candidate("second")):
+        await eventually(lambda: second.may_write())
+        lease = await client.get(LEASES, key)
+        assert (lease.spec.holder_identity, lease.spec.lease_transitions) == ("second", 1)
+
+
+async def _renewed(client: Client, key: Key, since: str | None) -> bool:
+    return (await client.get(LEASES, key)).spec.renew_time != since
+
+
+async def test_client_refuses_to_write_without_the_lease(client: Client, namespace: str) -> None:
+    candidate = LeaderElector(client, Key(namespace, "leader"), "first")
+    client.guard = candidate.may_write
+    with pytest.raises(errors.NotLeading):
+        await client.create(LEASES, {"metadata": {"namespace": namespace, "name": "other"}})
+    async with running(candidate):
+        await eventually(candidate.may_write)
+        await client.create(LEASES, {"metadata": {"namespace": namespace, "name": "other"}})
+    with pytest.raises(errors.NotLeading):
+        await client.delete(LEASES, Key(namespace, "other"))
