@@ -13,9 +13,12 @@ from controller.catalogue import GIB, Model, Sku
 UTILIZATION = 0.84  # of what the driver reports; the rest is CUDA's own and fragmentation
 UTILIZATION_OF = {"NVIDIA A10": 0.82}
 EXPANSION = 1.02  # tensors are a little larger loaded than stored
-OVERHEAD = round(2.3 * GIB)  # the engine itself, graphs, workspaces
+OVERHEAD = round(
+    1.8 * GIB
+)  # the engine itself, graphs, workspaces; KAITO has 2.3 of the nominal memory, which is larger
 ACTIVATIONS = 0.05  # of the weights
 CONTEXT_STEP = 256
+PROMISED = 0.9  # of a cache whose size is an estimate, where nobody asked for a context
 BASE_CONTEXT = 2048  # what must fit where no context is asked for
 
 FREE_DISK_GIB = 80  # system, images and logs beside the weights
@@ -44,11 +47,14 @@ class Layout:
 
 
 def layouts(model: Model, sku: Sku, nodes: int) -> Iterator[Layout]:
-    """Yield every possible split over all GPUs of so many nodes. Tensor parallelism stays within a node."""
+    """Yield every possible split over all GPUs of so many nodes. Tensor parallelism stays within a node.
+
+    Layers need not divide by the number of stages: the engine spreads the rest, and the largest stage is what is counted.
+    """
     for tensor in (size for size in range(1, sku.gpus + 1) if sku.gpus % size == 0 and _splits_heads(model, size)):
         total = nodes * sku.gpus // tensor
         stages = [total] if nodes > 1 else [size for size in range(1, total + 1) if total % size == 0]
-        yield from (Layout(nodes, tensor, size, total // size) for size in stages if model.layers % size == 0)
+        yield from (Layout(nodes, tensor, size, total // size) for size in stages if size <= model.layers)
 
 
 def _splits_heads(model: Model, tensor: int) -> bool:
@@ -67,7 +73,13 @@ def available(sku: Sku) -> int:
 
 
 def weights(model: Model, layout: Layout) -> int:
-    return math.ceil(model.weights * EXPANSION / (layout.tensor * layout.pipeline))
+    """Bytes of weights on a GPU of the largest stage."""
+    return math.ceil(model.weights * EXPANSION * _largest_stage(model, layout) / layout.tensor)
+
+
+def _largest_stage(model: Model, layout: Layout) -> float:
+    """Return the share of the layers that the largest stage has."""
+    return math.ceil(model.layers / layout.pipeline) / model.layers
 
 
 def activations(model: Model, layout: Layout) -> int:
@@ -77,7 +89,7 @@ def activations(model: Model, layout: Layout) -> int:
 def kv_per_token(model: Model, layout: Layout) -> int:
     """Bytes of cache that one token takes on one GPU. A latent cache is copied to every GPU of a stage."""
     copies = 1 if model.latent else min(layout.tensor, model.kv_heads)
-    return math.ceil(model.kv_bytes_per_token / (copies * layout.pipeline))
+    return math.ceil(model.kv_bytes_per_token * _largest_stage(model, layout) / copies)
 
 
 def cached_tokens(model: Model, sku: Sku, layout: Layout) -> int:
@@ -87,9 +99,10 @@ def cached_tokens(model: Model, sku: Sku, layout: Layout) -> int:
 
 
 def context(model: Model, sku: Sku, layout: Layout) -> int:
-    """Return the longest context that fits: the model's own, or what the cache holds, in whole steps."""
+    """Return the longest context to promise: the model's own, or most of what the cache holds, in whole steps."""
     fits = cached_tokens(model, sku, layout)
-    return model.context if fits >= model.context else fits // CONTEXT_STEP * CONTEXT_STEP
+    promised = max(min(fits, BASE_CONTEXT), math.floor(fits * PROMISED) // CONTEXT_STEP * CONTEXT_STEP)
+    return min(model.context, promised)
 
 
 def disk_gib(model: Model) -> int:
