@@ -5,7 +5,6 @@ as such (refuse, stall, drop) are applied here.
 """
 
 import asyncio
-import json
 import math
 import re
 import uuid
@@ -17,24 +16,13 @@ from urllib.parse import quote, unquote
 import msgspec
 from aiohttp import web
 
-from hack.local.aks import body, errors
+from hack.local.aks import body, errors, wire
 from hack.local.aks.budget import Bucket, Budgets
-from hack.local.aks.cloud import Accepted, Cloud, Preconditions
+from hack.local.aks.cloud import Accepted, Cloud
 from hack.local.aks.errors import ErrorDetail, Refusal
 from hack.local.aks.journal import Entry, Journal
 from hack.local.aks.model import Fault, Kind, Operation, Pool
 
-_PROVIDER = "Microsoft.ContainerService"
-_CLUSTER_PATH = re.compile(
-    rf"/subscriptions/(?P<subscription>[^/]+)/resourcegroups/(?P<group>[^/]+)/providers/{re.escape(_PROVIDER)}"
-    r"/managedclusters/(?P<cluster>[^/]+)(?P<pools>/agentpools(/(?P<pool>[^/]+))?)?/?",
-    re.IGNORECASE,
-)
-_OPERATION_PATH = re.compile(
-    rf"/subscriptions/(?P<subscription>[^/]+)/providers/{re.escape(_PROVIDER)}"
-    r"/locations/(?P<location>[^/]+)/(?P<view>operations|operationresults)/(?P<operation>[^/]+)/?",
-    re.IGNORECASE,
-)
 _API_VERSION = re.compile(r"^\d{4}-\d{2}-\d{2}(-preview)?$")
 # The newest that azure-mgmt-containerservice 41.8.0 speaks, and the oldest with the fields that are emulated.
 _NEWEST, _OLDEST = "2026-08-01", "2023-01-01"
@@ -80,12 +68,12 @@ class Arm:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer one request, whatever it is, and log it."""
-        kind, target = _routed(request.method, request.path)
+        kind, target = wire.routed(request.method, request.path)
         call = _Call(request, kind, target, self._time())
         try:
             response = await self._served(call)
         except Refusal as refused:
-            response = _refused(refused)
+            response = wire.refused(refused)
             call.code = refused.error.code
         response.headers.update(self._headers(call))
         if call.dropped and request.transport is not None:
@@ -104,7 +92,7 @@ class Arm:
         call.dropped = drop is not None
         if drop and not drop.after:
             return web.Response(status=502)
-        content = await _content(call.request)
+        content = await wire.content(call.request)
         if refuse := self._cloud.take("refuse", call.kind, call.pool):
             raise self._injected(refuse, call, content)
         serial = self._cloud.world.serial
@@ -178,12 +166,12 @@ class Arm:
         now = self._time()
         match call.kind:
             case "PUT":
-                call.tags = _tags(content)
-                accepted = self._cloud.put(call.pool, content, _preconditions(call.request), now)
+                call.tags = wire.tags(content)
+                accepted = self._cloud.put(call.pool, content, wire.preconditions(call.request), now)
                 return self._accepted(call, accepted, 201 if accepted.created else 200)
             case "DELETE":
                 ignore = call.request.query.get("ignore-pod-disruption-budget", "").lower() == "true"
-                conditions = _preconditions(call.request)
+                conditions = wire.preconditions(call.request)
                 return self._accepted(call, self._cloud.delete(call.pool, conditions, now, ignore_budgets=ignore), 202)
             case "GET":
                 return web.json_response(body.rendered(self._cloud.identity, self._cloud.get(call.pool, now)))
@@ -209,9 +197,7 @@ class Arm:
 
     def _progress(self, call: _Call, operation: str) -> dict[str, str]:
         identity, hint = self._cloud.identity, self._cloud.world.settings.retry_after
-        base = (
-            f"{call.origin}/subscriptions/{identity.subscription}/providers/{_PROVIDER}/locations/{identity.location}"
-        )
+        base = f"{call.origin}/subscriptions/{identity.subscription}/providers/{wire.PROVIDER}/locations/{identity.location}"
         headers = {"Azure-AsyncOperation": f"{base}/operations/{operation}?api-version={_OPERATIONS_VERSION}"}
         if call.request.method == "DELETE":
             headers["Location"] = f"{base}/operationresults/{operation}?api-version={_OPERATIONS_VERSION}"
@@ -251,7 +237,7 @@ class Arm:
         return {
             "id": identity.path,
             "name": identity.cluster,
-            "type": f"{_PROVIDER}/managedClusters",
+            "type": f"{wire.PROVIDER}/managedClusters",
             "location": identity.location,
             "properties": {
                 "provisioningState": cluster.state,
@@ -301,55 +287,3 @@ class Arm:
             operation=call.operation,
         )
         self._journal.append(entry)
-
-
-def _routed(method: str, path: str) -> tuple[Kind, Mapping[str, str]]:
-    """Return what is asked of which resource; ("*", {}) where the emulated service has no such thing."""
-    if match := _OPERATION_PATH.fullmatch(path):
-        return ("OPERATION", match.groupdict()) if method == "GET" else ("*", {})
-    match = _CLUSTER_PATH.fullmatch(path)
-    if match is None:
-        return "*", {}
-    target = {key: value for key, value in match.groupdict().items() if value is not None}
-    kinds: dict[tuple[str, bool, bool], Kind] = {
-        ("PUT", True, True): "PUT",
-        ("DELETE", True, True): "DELETE",
-        ("GET", True, True): "GET",
-        ("GET", True, False): "LIST",
-        ("GET", False, False): "CLUSTER",
-    }
-    kind = kinds.get((method, "pools" in target, "pool" in target))
-    return (kind, target) if kind else ("*", {})
-
-
-def _preconditions(request: web.Request) -> Preconditions:
-    return Preconditions(request.headers.get("If-Match", ""), request.headers.get("If-None-Match", ""))
-
-
-async def _content(request: web.Request) -> Any:
-    text = await request.text()
-    try:
-        return json.loads(text) if text else None
-    except ValueError as error:
-        what = f"The request content was invalid and could not be deserialized: '{error}'."
-        raise Refusal(400, ErrorDetail("InvalidRequestContent", what), shape="wrapped") from error
-
-
-def _tags(content: Any) -> dict[str, str]:
-    properties = content.get("properties") if isinstance(content, dict) else None
-    tags = properties.get("tags") if isinstance(properties, dict) else None
-    return {str(key): str(value) for key, value in tags.items()} if isinstance(tags, dict) else {}
-
-
-def _refused(refused: Refusal) -> web.Response:
-    content = refused.body()
-    html = isinstance(content, str)
-    response = (
-        web.Response(status=refused.status, text=str(content), content_type="text/html")
-        if html
-        else web.json_response(content, status=refused.status)
-    )
-    response.headers["x-ms-error-code"] = refused.error.code
-    if refused.retry_after is not None:
-        response.headers["Retry-After"] = str(refused.retry_after)
-    return response

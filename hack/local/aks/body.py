@@ -52,6 +52,15 @@ _IMMUTABLE = (
     "maxPods",
     "gpuInstanceProfile",
 )
+_SHAPES: Mapping[str, type] = {
+    "vmSize": str,
+    "orchestratorVersion": str,
+    "nodeLabels": dict,
+    "tags": dict,
+    "nodeTaints": list,
+    "availabilityZones": list,
+}
+_JSON: Mapping[type, str] = {str: "string", dict: "object", list: "array"}
 _LABEL_VALUE = re.compile(r"^$|^[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
 _LABEL_KEY = re.compile(r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
 _TAINT = re.compile(r"^(?P<key>[^=:]+)(=(?P<value>[^:]*))?:(NoSchedule|NoExecute|PreferNoSchedule)$")
@@ -67,13 +76,18 @@ def facts(identity: Identity, pool: str, properties: Mapping[str, Any]) -> Facts
         vm_size=size,
         vcpus=sku.vcpus if sku else 0,
         family=sku.family if sku else "",
-        zones=",".join(properties.get("availabilityZones") or ()),
-        count=int(properties.get("count") or 1),
+        zones=",".join(str(zone) for zone in _of(list, properties.get("availabilityZones"))),
+        count=_of(int, properties.get("count")) or 1,
         location=identity.location,
         subscription=identity.subscription,
         resource_group=identity.resource_group,
         cluster=identity.cluster,
     )
+
+
+def _of(kind: type, value: Any) -> Any:
+    """Return the value if it is of that kind, else the kind's empty one: refusals also speak of bodies that are none."""
+    return value if isinstance(value, kind) else kind()
 
 
 def validated(identity: Identity, name: str, body: Any) -> dict[str, Any]:
@@ -88,6 +102,9 @@ def validated(identity: Identity, name: str, body: Any) -> dict[str, Any]:
         raise errors.invalid("properties", "the body must be an object with an object 'properties'", code="BadRequest")
     given = {key: value for key, value in body["properties"].items() if key not in _READ_ONLY and value is not None}
     properties = {**_DEFAULTS, **given}
+    for field, kind in _SHAPES.items():
+        if not isinstance(properties.get(field, kind()), kind):
+            raise errors.invalid(f"properties.{field}", f"it must be a JSON {_JSON[kind]}", code="BadRequest")
     _check_size(identity, name, properties)
     _check_labels(properties.get("nodeLabels") or {})
     _check_taints(properties.get("nodeTaints") or [])
@@ -102,7 +119,7 @@ def _check_size(identity: Identity, name: str, properties: Mapping[str, Any]) ->
     sku = skus.find(known.vm_size)
     if sku is None:
         raise errors.refusal("vm-size-not-supported", known)
-    if not set(properties.get("availabilityZones") or ()) <= set(sku.zones):
+    if not {str(zone) for zone in properties.get("availabilityZones") or ()} <= set(sku.zones):
         raise errors.refusal("zone-not-supported", known)
     for field, low, high in (("count", 0, 1000), ("osDiskSizeGB", 0, 2048), ("maxPods", 10, 250)):
         value = properties[field]

@@ -189,6 +189,31 @@ TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = st.sampled_from(
+    ["count", "vmSize", "nodeLabels", "nodeTaints", "tags", "availabilityZones", "osDiskSizeGB", "mode"]
+)
+
+
+@given(st.dictionaries(FIELDS, ANYTHING, max_size=4))
+def test_whatever_a_body_holds_it_is_taken_or_refused(properties: dict[str, object]) -> None:
+    cloud = Cloud(Identity(), World())
+    content = {"properties": {"vmSize": "Standard_NC6s_v3", **properties}}
+    cloud.refusal("quota-family", "ws1", content["properties"])
+    try:
+        cloud.put("ws1", content, Preconditions(), 0.0)
+    except Refusal as refused:
+        answered = refused.status
+    else:
+        answered = 201
+    assert answered in (201, 400)
+    assert (answered == 201) == bool(cloud.world.pools)
+
+
 @given(st.lists(st.floats(0, 100), max_size=300), st.sampled_from(sorted(LIMITS)))
 def test_a_budget_never_lets_more_through_than_burst_and_refill(gaps: list[float], bucket: str) -> None:
     budgets, now, passed = Budgets(), 0.0, 0
