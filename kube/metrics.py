@@ -12,6 +12,7 @@ from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import CollectorRegistry
+from prometheus_client.samples import Sample
 
 
 class Publisher(Protocol):
@@ -29,16 +30,22 @@ def publish(publisher: Publisher) -> None:
 
 
 class Collector:
-    """Everything that was published, as prometheus_client wants it: families of one name merged."""
+    """Everything that was published. Two publishers of one series, say two caches of one kind, are added up."""
 
     def collect(self) -> Iterator[Metric]:
         families: dict[str, Metric] = {}
+        sums: dict[str, dict[tuple[str, ...], Sample]] = {}
         for publisher in [REST, *_published]:
             for family in publisher.collect():
-                known = families.setdefault(family.name, family)
-                if known is not family:
-                    known.samples.extend(family.samples)
-        yield from families.values()
+                families.setdefault(family.name, family)
+                series = sums.setdefault(family.name, {})
+                for sample in family.samples:
+                    key = (sample.name, *sample.labels.values())
+                    known = series.get(key)
+                    series[key] = sample._replace(value=sample.value + known.value) if known else sample
+        for name, family in families.items():
+            family.samples = list(sums[name].values())
+            yield family
 
 
 def register(registry: CollectorRegistry) -> None:

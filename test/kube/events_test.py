@@ -1,0 +1,191 @@
+"""Events: what a user sees on the real server, and what a busy or broken controller may do to it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+from kubernetes import client as independent
+
+from kube import errors
+from kube.api.workload import CONFIG_MAPS, NODES, Node
+from kube.client import Client
+from kube.events import NOTE_LIMIT, QUEUE_SIZE, SPAM_BURST, EventRecorder, ObjectReference
+from kube.meta import Key, ObjectMeta
+from test.clock import VirtualClock
+from test.expect import eventually
+
+ABOUT = ObjectReference("v1", "ConfigMap", "x", "one", "uid-1")
+
+
+class Desk:
+    """Takes events in memory, and fails as told. Not an API server: it validates nothing."""
+
+    def __init__(self) -> None:
+        self.failures: list[errors.KubeError] = []
+        self.requests = 0
+        self.events: dict[Key, dict[str, Any]] = {}
+
+    async def create(self, _: object, body: dict[str, Any]) -> None:
+        self._fail()
+        self.events[Key(body["metadata"]["namespace"], body["metadata"]["name"])] = dict(body)
+
+    async def merge_patch(self, _: object, key: Key, patch: dict[str, Any]) -> None:
+        self._fail()
+        if key not in self.events:
+            raise errors.NotFound(404, "NotFound", "expired")
+        self.events[key].update(patch)
+
+    def _fail(self) -> None:
+        self.requests += 1
+        if self.failures:
+            raise self.failures.pop(0)
+
+    def counts(self) -> list[int]:
+        return [event.get("series", {}).get("count", 1) for event in self.events.values()]
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+async def recorder(desk: Desk, clock: VirtualClock) -> AsyncIterator[EventRecorder]:
+    recorder = EventRecorder(cast(Client, desk), controller="test.example/c", instance="pod-1", clock=clock)
+    running = asyncio.ensure_future(recorder.run())
+    yield recorder
+    running.cancel()
+    await asyncio.wait({running})
+    assert running.cancelled()
+
+
+def say(recorder: EventRecorder, message: str = "No quota", about: ObjectReference = ABOUT) -> None:
+    recorder.event(about, "Warning", "LaunchFailed", message, action="Launch")
+
+
+async def test_repeated_event_becomes_one_series(recorder: EventRecorder, desk: Desk, clock: VirtualClock) -> None:
+    for count in (1, 2):
+        say(recorder)
+        await clock.settle()
+        assert desk.counts() == [count]
+    for _ in range(5):
+        say(recorder)
+    await clock.settle()
+    assert desk.requests == 2, "later repetitions are counted locally"
+    await clock.advance(6 * 60 + 60)
+    assert desk.counts() == [7], "the end of a series is written"
+    say(recorder)
+    await clock.settle()
+    assert desk.counts() == [7, 1], "after the end a new series begins"
+
+
+async def test_long_series_is_refreshed_every_half_hour(
+    recorder: EventRecorder, desk: Desk, clock: VirtualClock
+) -> None:
+    for _ in range(40):
+        say(recorder)
+        await clock.advance(300)
+    assert len(desk.events) == 1
+    assert desk.requests == 2 + 40 * 300 // 1860
+    assert desk.counts()[0] >= 37
+
+
+async def test_different_notes_are_different_events(recorder: EventRecorder, desk: Desk, clock: VirtualClock) -> None:
+    say(recorder, "No quota in zone 1")
+    say(recorder, "No quota in zone 2")
+    await clock.settle()
+    assert sorted(event["note"] for event in desk.events.values()) == ["No quota in zone 1", "No quota in zone 2"]
+
+
+async def test_spam_about_one_object_is_dropped_and_others_are_heard(
+    recorder: EventRecorder, desk: Desk, clock: VirtualClock
+) -> None:
+    for number in range(100):
+        say(recorder, f"message {number}")
+    say(recorder, about=ABOUT._replace(uid="uid-2"))
+    await clock.settle()
+    assert len(desk.events) == SPAM_BURST + 1
+    assert recorder.dropped == 100 - SPAM_BURST
+    await clock.advance(300)
+    say(recorder, "one more")
+    await clock.settle()
+    assert len(desk.events) == SPAM_BURST + 2
+
+
+async def test_full_queue_drops_the_newest(desk: Desk, clock: VirtualClock) -> None:
+    idle = EventRecorder(cast(Client, desk), controller="c", instance="i", clock=clock)
+    for number in range(QUEUE_SIZE + 10):
+        say(idle, about=ABOUT._replace(uid=str(number)))
+    assert idle.dropped == 10
+
+
+async def test_absent_server_is_tried_for_two_minutes(recorder: EventRecorder, desk: Desk, clock: VirtualClock) -> None:
+    desk.failures = [errors.ConnectionFailed("refused")] * 5
+    say(recorder)
+    await clock.advance(5 * 12.5)
+    assert len(desk.events) == 1
+    desk.failures = [errors.ConnectionFailed("refused")] * 12
+    say(recorder, "lost")
+    say(recorder, "delivered")
+    await clock.advance(12 * 12.5)
+    assert [event["note"] for event in desk.events.values()] == ["No quota", "delivered"]
+    assert recorder.dropped == 1
+
+
+async def test_refusal_is_final(recorder: EventRecorder, desk: Desk, clock: VirtualClock) -> None:
+    desk.failures = [errors.Forbidden(403, "Forbidden", "namespace is terminating")]
+    say(recorder)
+    await clock.settle()
+    assert desk.requests == 1
+    assert recorder.dropped == 1
+
+
+async def test_series_whose_event_expired_begins_anew(recorder: EventRecorder, desk: Desk, clock: VirtualClock) -> None:
+    say(recorder)
+    await clock.settle()
+    desk.events.clear()
+    say(recorder)
+    await clock.settle()
+    say(recorder)
+    await clock.settle()
+    assert len(desk.events) == 1
+
+
+async def test_user_sees_the_event_on_the_real_server(
+    client: Client, api: independent.ApiClient, namespace: str
+) -> None:
+    about = await client.create(CONFIG_MAPS, {"metadata": {"namespace": namespace, "name": "one"}})
+    recorder = EventRecorder(client, controller="test.example/c", instance="pod-1")
+    running = asyncio.ensure_future(recorder.run())
+    reference = ObjectReference.of(CONFIG_MAPS, about)
+    for _ in range(2):
+        recorder.event(reference, "Normal", "Launched", "é" * NOTE_LIMIT, action="Launch")
+
+    def listed() -> list[Any]:
+        return list(independent.EventsV1Api(api).list_namespaced_event(namespace).items)
+
+    await eventually(lambda: [event.series.count for event in listed() if event.series] == [2])
+    (event,) = listed()
+    assert (event.regarding.uid, event.type, event.reason) == (about.metadata.uid, "Normal", "Launched")
+    assert len(event.note.encode()) <= NOTE_LIMIT
+    assert recorder.dropped == 0
+    running.cancel()
+    await asyncio.wait({running})
+
+
+async def test_event_about_a_node_is_in_the_default_namespace(client: Client, api: independent.ApiClient) -> None:
+    recorder = EventRecorder(client, controller="test.example/c", instance="pod-1")
+    node = Node(metadata=ObjectMeta(name="n" * 253, uid="uid-n"))
+    recorder.event(ObjectReference.of(NODES, node), "Normal", "Joined", "Hello", action="Register")
+    running = asyncio.ensure_future(recorder.run())
+    await eventually(lambda: not recorder._pending and recorder._series)
+    found = independent.EventsV1Api(api).list_namespaced_event("default", field_selector="reason=Joined").items
+    assert [event.regarding.name for event in found] == ["n" * 253]
+    running.cancel()
+    await asyncio.wait({running})

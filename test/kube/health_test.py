@@ -1,0 +1,133 @@
+"""Probes and metrics as a kubelet and Prometheus see them."""
+
+import gc
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.parser import text_string_to_metric_families
+
+from kube import health, metrics
+from kube.api.workload import CONFIG_MAPS
+from kube.metrics import ReconcileMetrics
+from kube.queue import WorkQueue
+from kube.watch import ReflectorMetrics
+from test.clock import VirtualClock
+
+
+class Probe:
+    def __init__(self, session: aiohttp.ClientSession, port: int) -> None:
+        self._session = session
+        self._url = f"http://127.0.0.1:{port}"
+
+    async def get(self, path: str) -> tuple[int, str]:
+        async with self._session.get(self._url + path) as response:
+            return response.status, await response.text()
+
+    async def samples(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+        _, text = await self.get("/metrics")
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+
+@pytest.fixture
+def state() -> dict[str, bool]:
+    return {"synced": False, "alive": True}
+
+
+@pytest.fixture
+async def probe(state: dict[str, bool]) -> AsyncIterator[Probe]:
+    gc.unfreeze()  # caches of other tests are gone, so that their series go too
+    gc.collect()
+    registry = CollectorRegistry()
+    Counter("own", "A counter of the controller's own.", registry=registry).inc(3)
+    checks = {"synced": lambda: state["synced"]}
+    live = {"alive": lambda: state["alive"]}
+    async with (
+        await health.serve("127.0.0.1", 0, checks=checks, live=live, registry=registry) as server,
+        aiohttp.ClientSession() as session,
+    ):
+        yield Probe(session, server.port)
+
+
+async def test_ready_once_every_check_passes(probe: Probe, state: dict[str, bool]) -> None:
+    status, text = await probe.get("/readyz")
+    assert status == 500
+    assert "[-]synced failed" in text
+    state["synced"] = True
+    assert await probe.get("/readyz") == (200, "ok")
+    assert "[+]synced ok" in (await probe.get("/readyz?verbose"))[1]
+    assert await probe.get("/readyz/synced") == (200, "ok")
+    assert (await probe.get("/readyz/nothing"))[0] == 404
+
+
+async def test_liveness_does_not_depend_on_readiness(probe: Probe, state: dict[str, bool]) -> None:
+    assert await probe.get("/healthz") == (200, "ok")
+    state["alive"] = False
+    assert (await probe.get("/healthz"))[0] == 500
+
+
+async def test_check_that_fails_to_answer_has_failed(probe: Probe, state: dict[str, bool]) -> None:
+    del state["alive"]
+    assert (await probe.get("/healthz"))[0] == 500
+
+
+async def test_queue_is_seen_under_the_usual_names(probe: Probe) -> None:
+    clock = VirtualClock()
+    queue: WorkQueue[str] = WorkQueue("workspace", clock=clock)
+    labels = (("controller", "workspace"), ("name", "workspace"))
+    assert (await probe.samples())["workqueue_adds_total", labels] == 0, "series exist from the start"
+    for name in "abc":
+        queue.add(name)
+    clock.jump(2)
+    key = await queue.get()
+    assert key is not None
+    clock.jump(3)
+    samples = await probe.samples()
+    assert samples["workqueue_depth", labels] == 2
+    assert samples["workqueue_adds_total", labels] == 3
+    assert samples["workqueue_unfinished_work_seconds", labels] == 3
+    assert samples["workqueue_longest_running_processor_seconds", labels] == 3
+    assert samples["workqueue_queue_duration_seconds_sum", labels] == 2
+    assert samples["workqueue_queue_duration_seconds_bucket", (*labels[:1], ("le", "10.0"), *labels[1:])] == 1
+    queue.done(key)
+    queue.retry(key)
+    samples = await probe.samples()
+    assert samples["workqueue_work_duration_seconds_count", labels] == 1
+    assert samples["workqueue_retries_total", labels] == 1
+    queue.shut_down()
+
+
+async def test_reconciles_are_counted_by_result(probe: Probe) -> None:
+    reconciles = ReconcileMetrics("workspace", workers=5)
+    reconciles.observe("error", 0.2)
+    samples = await probe.samples()
+    name = ("controller", "workspace")
+    assert samples["controller_runtime_reconcile_total", (name, ("result", "error"))] == 1
+    assert samples["controller_runtime_reconcile_total", (name, ("result", "requeue_after"))] == 0
+    assert samples["controller_runtime_reconcile_errors_total", (name,)] == 1
+    assert samples["controller_runtime_max_concurrent_reconciles", (name,)] == 5
+    assert samples["controller_runtime_reconcile_time_seconds_bucket", (name, ("le", "0.2"))] == 1
+    assert samples["controller_runtime_reconcile_time_seconds_bucket", (name, ("le", "0.15"))] == 0
+
+
+async def test_two_reflectors_of_one_kind_are_one_series(probe: Probe) -> None:
+    both = [ReflectorMetrics(CONFIG_MAPS), ReflectorMetrics(CONFIG_MAPS)]
+    for one in both:
+        one.watches += 2
+    assert (await probe.samples())["reflector_watches_total", (("name", "configmaps"),)] == 4
+
+
+async def test_requests_are_counted_by_code_and_host(probe: Probe) -> None:
+    metrics.REST.observe("GET", "https://server.example:443", "<error>", 0.3)
+    samples = await probe.samples()
+    labels = (("code", "<error>"), ("host", "server.example:443"), ("method", "GET"))
+    assert samples["rest_client_requests_total", labels] == 1
+
+
+async def test_controllers_own_series_stand_beside(probe: Probe) -> None:
+    assert (await probe.samples())["own_total", ()] == 3
