@@ -12,13 +12,16 @@ import signal
 import ssl
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from hack.local.aks.boot import Boot, BoxDriver
 from hack.local.aks.model import Identity, Settings
 from hack.local.aks.server import Service, listening
 from hack.local.controlplane import ControlPlane
+
+if TYPE_CHECKING:
+    from hack.local.aks.boot import Boot
 
 STATE = "aks-emulator"  # under the run folder
 
@@ -91,7 +94,7 @@ async def serve(options: argparse.Namespace) -> None:
         options.location,
         options.node_resource_group,
     )
-    boot = Boot(BoxDriver(options.folder)) if options.mode == "boot" else None
+    boot = _boot(options.folder) if options.mode == "boot" else None
     service = Service(
         identity,
         settings(options),
@@ -105,6 +108,13 @@ async def serve(options: argparse.Namespace) -> None:
         await asyncio.wait([waiting, *([following] if following else [])], return_when=asyncio.FIRST_COMPLETED)
         if following and following.done():
             following.result()
+
+
+def _boot(folder: Path) -> "Boot":
+    # Here, because the Kubernetes client takes a second to import and pure mode needs none.
+    from hack.local.aks.boot import Boot, BoxDriver
+
+    return Boot(BoxDriver(folder))
 
 
 def main() -> None:
