@@ -38,10 +38,10 @@ def cache_root(wanted: Path) -> Path:
     return wanted if os.access(wanted, os.W_OK) else Path(tempfile.gettempdir()) / "runtime-cache"
 
 
-def scratch_root(cache: Path) -> Path:
+def writable(folder: Path) -> Path:
     """Where files of this run go: the cache's mount exists in every pod, /tmp may be read-only."""
-    cache.mkdir(parents=True, exist_ok=True)
-    return cache
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def check_weights(folder: Path) -> None:
@@ -52,12 +52,12 @@ def check_weights(folder: Path) -> None:
         raise Fault(ExitCode.INPUT_MISSING, Reason.WEIGHTS_UNREACHABLE, f"no model (config.json) in {folder}: {here}")
 
 
-def with_templates(around: Surroundings, adapter: Path | None) -> Surroundings:
+def with_templates(around: Surroundings, adapter_dir: Path, chat_adapter: str) -> Surroundings:
     """Note which chat templates there are: the model's, and the one that came with the adapter of /chat."""
-    template = next((path for path in _templates(adapter) if path.is_file()), None) if adapter else None
-    return dataclasses.replace(
-        around, model_has_template=has_template(around.weights), adapter_template=str(template or "")
-    )
+    folder = adapter_dir / chat_adapter
+    places = (folder / TEMPLATE, folder / "data" / TEMPLATE) if chat_adapter else ()
+    template = next((str(path) for path in places if path.is_file()), "")
+    return dataclasses.replace(around, model_has_template=has_template(around.weights), adapter_template=template)
 
 
 def has_template(model: Path) -> bool:
@@ -78,10 +78,6 @@ def environment(engine: Engine, inherited: Mapping[str, str]) -> dict[str, str]:
     if not os.access(inherited.get("HOME", ""), os.W_OK):
         own["HOME"] = engine.environment["HOME"]
     return {**engine.environment, **inherited, **own}
-
-
-def _templates(adapter: Path) -> tuple[Path, Path]:
-    return adapter / TEMPLATE, adapter / "data" / TEMPLATE
 
 
 def _number(environment: Mapping[str, str], name: str, default: int) -> int:

@@ -1,0 +1,158 @@
+"""Which adapters are served: the good ones, and each way to be bad with the words that the user reads."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.adapters.preflight import CONFIG, RANKS, WEIGHTS, Invalid, base_tensors, check, lora_rank
+from runtime.adapters.safetensors import Tensor, is_finite
+from test.runtime.adapters.made import BASE, Q_PROJ, lora, write_adapter, write_safetensors
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> dict[str, Tensor]:
+    (tmp_path / "base").mkdir()
+    write_safetensors(tmp_path / "base" / "model.safetensors", BASE)
+    return base_tensors(tmp_path / "base")
+
+
+def refusal(folder: Path, base: dict[str, Tensor]) -> str:
+    with pytest.raises(Invalid) as caught:
+        check(folder, base)
+    return str(caught.value)
+
+
+def test_a_good_adapter_passes_with_its_rank(tmp_path: Path, base: dict[str, Tensor]) -> None:
+    folder = write_adapter(tmp_path / "good", rank_pattern={"o_proj": 32})
+    checked = check(folder, base)
+    assert (checked.path, checked.rank, checked.warnings) == (folder, 32, ())
+
+
+def test_an_image_volume_shows_the_adapter_one_folder_deeper(tmp_path: Path, base: dict[str, Tensor]) -> None:
+    write_adapter(tmp_path / "mounted" / "data")
+    assert check(tmp_path / "mounted", base).path == tmp_path / "mounted" / "data"
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"peft_type": "IA3"}, "peft_type is IA3"),
+        ({"use_dora": True}, "does not support DoRA"),
+        ({"lora_bias": True}, "does not support LoRA bias"),
+        ({"bias": "all"}, "bias='all'"),
+        ({"alora_invocation_tokens": [1]}, "activated LoRA"),
+        ({"layer_replication": [[0, 1]]}, "layer replication"),
+        ({"modules_to_save": ["lm_head"]}, "fully trained modules (modules_to_save: lm_head)"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
+        ({"r": 513}, "rank 513 is more than the 512"),
+        ({"r": 0}, "positive whole numbers"),
+        ({"r": None}, "positive whole numbers"),
+        ({"lora_alpha": None}, "lora_alpha is missing"),
+    ],
+)
+def test_what_vllm_cannot_serve_is_named(
+    tmp_path: Path, base: dict[str, Tensor], config: dict[str, Any], told: str
+) -> None:
+    assert told in refusal(write_adapter(tmp_path / "bad", **config), base)
+
+
+@pytest.mark.parametrize("config", [{"use_rslora": True}, {"init_lora_weights": "gaussian"}, {"modules_to_save": None}])
+def test_what_vllm_does_serve_passes(tmp_path: Path, base: dict[str, Tensor], config: dict[str, Any]) -> None:
+    assert check(write_adapter(tmp_path / "good", **config), base).rank == 4
+
+
+@pytest.mark.parametrize(
+    ("tensors", "told"),
+    [
+        ({}, "holds no tensors"),
+        ({"classifier.weight": ("BF16", (2, 2), None)}, "'classifier.weight', which is not part of a LoRA adapter"),
+        (lora(Q_PROJ, wide=9), "6x9 in the adapter and 6x8 in the base model"),
+        (lora("model.layers.0.self_attn.qkv_proj"), "qkv_proj does not exist in the base model"),
+        ({f"{Q_PROJ}.lora_A.weight": ("BF16", (4, 8), None)}, "lora_A and lora_B must both be there"),
+        (lora(Q_PROJ) | {f"base_model.model.{Q_PROJ}.lora_A.weight": ("BF16", (5, 8), None)}, "lora_A has rank 5"),
+        (lora(Q_PROJ, data=bytes(6 * 4 * 2)), "every lora_B is zero"),
+        (lora(Q_PROJ, data=b"\xc0\x7f" + bytes(46)), "lora_B.weight holds numbers that are not finite"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(
+    tmp_path: Path, base: dict[str, Tensor], tensors: dict[str, Any], told: str
+) -> None:
+    assert told in refusal(write_adapter(tmp_path / "bad", tensors), base)
+
+
+def test_damaged_or_missing_files_are_told_apart(tmp_path: Path, base: dict[str, Tensor]) -> None:
+    assert f"{CONFIG} is missing" in refusal(tmp_path / "absent", base)
+    folder = write_adapter(tmp_path / "cut")
+    weights = folder / WEIGHTS
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-3])
+    assert "incomplete or damaged" in refusal(folder, base)
+    weights.write_bytes(b"\xff" * 20)
+    assert "is not a safetensors file" in refusal(folder, base)
+    weights.unlink()
+    assert f"{WEIGHTS} is missing" in refusal(folder, base)
+    (folder / CONFIG).write_text("{")
+    assert f"{CONFIG} cannot be read" in refusal(folder, base)
+    shutil.rmtree(folder)
+
+
+def test_another_beginning_of_the_name_is_a_warning_since_vllm_can_map_it(
+    tmp_path: Path, base: dict[str, Tensor]
+) -> None:
+    folder = write_adapter(tmp_path / "renamed", lora("model.language_model.layers.0.self_attn.q_proj"))
+    assert "names model.language_model.layers.0.self_attn.q_proj" in check(folder, base).warnings[0]
+
+
+def test_a_quantised_base_has_other_shapes_and_its_modules_count_all_the_same(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "model.safetensors", {f"{Q_PROJ}.qweight": ("U8", (3, 3), None)})
+    assert check(write_adapter(tmp_path / "adapter"), base_tensors(tmp_path)).rank == 4
+
+
+def test_an_adapter_of_another_model_is_a_warning_where_only_names_say_so(
+    tmp_path: Path, base: dict[str, Tensor]
+) -> None:
+    folder = write_adapter(tmp_path / "a", base_model_name_or_path="org/Phi-3-mini")
+    assert check(folder, base, "phi-3-mini").warnings == ()
+    assert "trained on org/Phi-3-mini, the served model is llama" in check(folder, base, "llama").warnings[0]
+    local = write_adapter(tmp_path / "b", base_model_name_or_path="/workspace/weights")
+    assert check(local, base, "llama").warnings == ()
+
+
+def test_a_base_without_safetensors_is_not_compared(tmp_path: Path) -> None:
+    assert check(write_adapter(tmp_path / "adapter"), base_tensors(tmp_path / "nothing")).rank == 4
+
+
+@given(st.lists(st.integers(1, 512)))
+def test_the_engines_rank_is_the_smallest_that_fits_all(ranks: list[int]) -> None:
+    chosen = lora_rank(ranks)
+    assert chosen in RANKS
+    assert all(rank <= chosen for rank in ranks)
+    assert not [rank for rank in RANKS if rank < chosen and all(own <= rank for own in ranks)]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "data", "finite"),
+    [
+        ("BF16", b"\x80\x3f", True),  # 1.0
+        ("BF16", b"\x80\xff", False),  # -inf
+        ("F16", b"\xff\x7b", True),  # 65504, the largest
+        ("F16", b"\x00\x7e", False),  # nan
+        ("F32", b"\x00\x00\x80\x3f", True),
+        ("F32", b"\x00\x00\xc0\x7f", False),
+        ("U8", b"\xff", True),
+    ],
+)
+def test_finite_numbers_are_known_by_their_top_byte(dtype: str, data: bytes, finite: bool) -> None:
+    assert is_finite(dtype, data) == finite
+
+
+def test_the_base_is_all_shards_of_the_model(tmp_path: Path) -> None:
+    for number, name in enumerate(("a.weight", "b.weight")):
+        write_safetensors(tmp_path / f"model-{number}.safetensors", {name: ("F32", (1, 2), None)})
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({}))
+    assert set(base_tensors(tmp_path)) == {"a.weight", "b.weight"}
