@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hack.local import assets, images, network, nodes, process, registry
+from hack.local import assets, images, network, nodes, probe, process, registry
 from hack.local.console import say, step
 from hack.local.controlplane import ADDRESS, ControlPlane
 from hack.local.nodeconfig import NodeSpec
@@ -31,6 +31,7 @@ LOCATION = "eastus"
 NODE_RESOURCE_GROUP = f"MC_{RESOURCE_GROUP}_{CLUSTER}_{LOCATION}"
 EMULATOR_PORT = 9443
 EMULATOR = "aks-emulator"
+EMULATOR_SECONDS = 30.0
 
 SYSTEM_POOL = "system"
 SYSTEM_SCALE_SET = "aks-system-00000001-vmss"
@@ -125,7 +126,7 @@ def down(folder: Path | None = None, *, quiet: bool = False) -> None:
         return
     started = time.monotonic()
     daemons = Daemons(box.folder)
-    daemons.stop(EMULATOR)  # first: it could boot a node
+    daemons.stop(EMULATOR, 2.0)  # first: it could boot a node
     nodes.stop_all(box.folder)
     daemons.stop("kube-proxy")
     ControlPlane.full(box.folder).stop()
@@ -135,6 +136,13 @@ def down(folder: Path | None = None, *, quiet: bool = False) -> None:
     _forget(box.folder)
     if not quiet:
         say(f"The box is down ({time.monotonic() - started:.1f} s). Logs: {box.logs}")
+
+
+def build_images(folder: Path | None = None) -> None:
+    """Everything that pods of the box run, built where it is missing. Needs root, but no cluster."""
+    check_machine()
+    assets.install_packages()
+    images.ensure(folder or run_folder(), [*images.node_images(), *images.product_images()])
 
 
 def is_up(box: Box) -> bool:
@@ -181,7 +189,7 @@ def _start(box: Box) -> None:
     assets.hyperkube()
     assets.kubectl()
     with step("images"):
-        images.ensure(box.folder, images.node_images())
+        images.ensure(box.folder, [*images.node_images(), *images.product_images()])
     with step("network"):
         network.up(box.folder)
     plane = ControlPlane.full(box.folder)
@@ -225,11 +233,13 @@ def _start_emulator(box: Box) -> None:
     ]
     daemons = Daemons(box.folder)
     daemons.start(EMULATOR, argv, environment={"PYTHONPATH": str(box.repository)})
+    # Any answer will do: it is up when it refuses a path that it does not have.
+    daemons.wait_until(EMULATOR, lambda: probe.status(box.emulator_url) != 0, EMULATOR_SECONDS)
 
 
 def _forget(folder: Path) -> None:
     """Remove the state of a cluster that has ended: data, keys, passwords. Logs and built things stay."""
-    for name in ("etcd", "pki", "processes", "registries", "registry-private", "work", "nodes"):
+    for name in ("etcd", "pki", "processes", "registries", "registry-private", "work", "nodes", EMULATOR):
         shutil.rmtree(folder / name, ignore_errors=True)
     for pattern in ("*.yml", "*.yaml", "kubeconfig", "registry-htpasswd", "registry-password", "up"):
         for path in folder.glob(pattern):

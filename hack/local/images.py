@@ -86,7 +86,7 @@ def product_images() -> list[Image]:
     """Our two images from our Dockerfile, the runtime's for machines without a GPU."""
     cpu = {"REQUIREMENTS": "requirements-cpu.txt", "OVERRIDE": "requirements-cpu-override.txt"}
     control_inputs = [REPOSITORY / "setup.cfg", REPOSITORY / "hack" / "requirements-dev.txt"]
-    runtime_inputs = sorted((REPOSITORY / "runtime").glob("requirements*.txt"))
+    runtime_inputs = [REPOSITORY / "runtime" / name for name in cpu.values()]
     control_sources = [
         *(path for name in ("kube", "controller", "provisioner") for path in _sources(REPOSITORY / name)),
         *(REPOSITORY / "runtime" / name for name in ("__init__.py", "contract.py")),

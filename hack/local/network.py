@@ -170,6 +170,12 @@ def settings_in_force() -> dict[str, str]:
     return {name: _setting(name).read_text().strip() for name in SETTINGS if _setting(name).exists()}
 
 
+def node_folders() -> list[Path]:
+    """Folders of the machine on which nodes mount their own, with those above them, outermost first."""
+    wanted = (Path(target) for target in BINDS.values())
+    return list(dict.fromkeys(path for target in wanted for path in (*reversed(target.parents), target)))
+
+
 def _own_rules() -> Iterable[str]:
     """Where the machine forwards nothing by itself (Docker sets it so), pods must be let through."""
     for direction in ("-i", "-o"):
@@ -190,20 +196,15 @@ def _record_once(folder: Path) -> None:
     if record.exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [path for target in BINDS.values() for path in _missing(Path(target))]
+    missing = [path for path in node_folders() if not path.exists()]
     before = {
         "rules": {family: _save(family) for family in FAMILIES},
         "settings": settings_in_force(),
-        "missing_folders": [str(path) for path in dict.fromkeys(missing)],
+        "missing_folders": [str(path) for path in missing],
     }
     unfinished = record.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(before))
     unfinished.rename(record)
-
-
-def _missing(path: Path) -> list[Path]:
-    """The folder and those above it that do not exist, outermost first."""
-    return [parent for parent in (*reversed(path.parents), path) if not parent.exists()]
 
 
 def _record(folder: Path) -> Path:

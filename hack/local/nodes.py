@@ -65,7 +65,7 @@ def stop(folder: Path, name: str) -> None:
 
 def names(folder: Path) -> list[str]:
     """Nodes that were started and not stopped yet."""
-    return sorted(record.parent.name for record in (folder.resolve() / "nodes").glob("*/node.json"))
+    return sorted(home.name for home in (folder.resolve() / "nodes").glob("*/"))
 
 
 def stop_all(folder: Path) -> None:
@@ -98,7 +98,9 @@ class _Box:
                 raise BoxError(f"{MAX_NODES} nodes are the most that this box can have")
             node = Node(spec, free[0])
             self._home(spec.name).mkdir()
-            _record(self._home(spec.name)).write_text(node.encode())
+            unfinished = _record(self._home(spec.name)).with_suffix(".unfinished")
+            unfinished.write_text(node.encode())
+            unfinished.rename(_record(self._home(spec.name)))
         return node
 
     def boot(self, node: Node) -> None:
@@ -113,7 +115,8 @@ class _Box:
         self._enter(node.spec.name, "kubelet", [hyperkube, "kubelet", *flags])
         if node.spec.gpus:
             plugin = [hyperkube, "device-plugin", "--resource", node.spec.gpu_resource, "--count", node.spec.gpus]
-            wait = f"sleep {node.spec.gpu_delay}; while [ ! -d /var/lib/kubelet/device-plugins ]; do sleep 0.1; done"
+            # Not before the kubelet listens: when it starts, it removes the sockets of plugins that it does not know.
+            wait = f"sleep {node.spec.gpu_delay}; until [ -S /var/lib/kubelet/device-plugins/kubelet.sock ]; do sleep 0.1; done"
             self._enter(node.spec.name, "device-plugin", ["sh", "-c", f'{wait}; exec "$@"', "sh", *map(str, plugin)])
 
     def halt(self, name: str) -> None:
@@ -121,8 +124,8 @@ class _Box:
 
         The mounts end with the last process.
         """
-        for program, grace in (("device-plugin", 0.0), ("kubelet", 0.0), ("containerd", 5.0)):
-            self._daemons.stop(_daemon(name, program), grace)
+        for program in ("device-plugin", "kubelet", "containerd"):
+            self._daemons.stop(_daemon(name, program), 0)
         cgroups.remove(f"{CGROUP}/{name}")
 
     def release(self, name: str) -> None:

@@ -40,10 +40,11 @@ class Repository:
         config = stacked_config(self._blob(below["config"]), self._blob(above["config"]))
         layers = [*below["layers"], *above["layers"]]
         descriptor = {**below["config"], **self._upload(_encode(config))}
-        self._put_manifest(tag, {**below, "config": descriptor, "layers": layers})
+        self._put_manifest(tag, _encode({**below, "config": descriptor, "layers": layers}))
 
     def retag(self, old: str, new: str) -> None:
-        self._put_manifest(new, self._manifest(old))
+        """Let `new` name the image of `old`: the manifest is sent as it came, so that its digest stays."""
+        self._put_manifest(new, self._request("GET", f"manifests/{old}", accept=MANIFEST)[0])
 
     def delete(self, tag: str) -> None:
         """Remove the image behind a tag; its blobs go with the registry's next garbage collection."""
@@ -66,8 +67,8 @@ class Repository:
         self._request("PUT", f"{url}{joint}digest={digest}", body=content, content_type="application/octet-stream")
         return {"digest": digest, "size": len(content)}
 
-    def _put_manifest(self, tag: str, manifest: Mapping[str, Any]) -> None:
-        self._request("PUT", f"manifests/{tag}", body=_encode(manifest), content_type=MANIFEST)
+    def _put_manifest(self, tag: str, manifest: bytes) -> None:
+        self._request("PUT", f"manifests/{tag}", body=manifest, content_type=MANIFEST)
 
     def _request(
         self, method: str, path: str, *, body: bytes | None = None, content_type: str = "", accept: str = ""

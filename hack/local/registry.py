@@ -9,16 +9,13 @@ import base64
 import contextlib
 import json
 import secrets
-import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from hack.local import assets
+from hack.local import assets, probe
 from hack.local.console import run
 from hack.local.controlplane import ADDRESS, free_ports
 from hack.local.pki import Authority, write_private
@@ -84,7 +81,8 @@ def loopback(folder: Path) -> Iterator[str]:
         yield address
     finally:
         daemons.stop(name)
-        (daemons.folder / f"{name}.yml").unlink(missing_ok=True)
+        for path in (daemons.folder / f"{name}.yml", daemons.log(name)):
+            path.unlink(missing_ok=True)
 
 
 def public_storage() -> Path:
@@ -153,14 +151,6 @@ def _write_credentials(folder: Path) -> Path:
 
 
 def _answers(registry: Registry) -> bool:
-    """True once the API answers, be it with a demand for a password. The certificate is the caller's own."""
+    """True once the API answers, be it with a demand for a password."""
     scheme = "https" if registry.certificate else "http"
-    context = ssl._create_unverified_context()
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
-    try:
-        with opener.open(f"{scheme}://{registry.address}/v2/", timeout=2):
-            return True
-    except urllib.error.HTTPError as error:
-        return error.code == 401
-    except OSError:
-        return False
+    return probe.status(f"{scheme}://{registry.address}/v2/") in (200, 401)
