@@ -67,7 +67,10 @@ class LaunchPhase:
         self._trouble: dict[str, tuple[int, float]] = {}  # name → failures in a row, monotonic moment of the next try
 
     async def reconcile(self, draft: Draft) -> timedelta | None:
-        if draft.conditions.is_true(LAUNCHED) or failed(draft.conditions):
+        if failed(draft.conditions):
+            return None
+        if draft.conditions.is_true(LAUNCHED):
+            await self._keep(draft)
             return None
         waiting = self._wait_left(draft.name)
         if waiting > 0:
@@ -94,12 +97,18 @@ class LaunchPhase:
             return None if self._expired(draft) else await self._create(draft)
         if not owns(draft.claim, instance, self._context.cluster_id):
             return self._taken(draft, instance)
+        await self._keep(draft)
         if instance.state is State.FAILED:
             return await self._recover(draft)
         if instance.state is State.DELETING:
             self._creating(draft, f"Waiting for the previous agent pool {draft.name} to be gone")
             return self._watch(draft)
         return self._await_node(draft, instance)
+
+    async def _keep(self, draft: Draft) -> None:
+        """A claim with a machine has our finalizer, also where somebody else made the machine or took the finalizer."""
+        if labels.TERMINATION_FINALIZER not in draft.claim.metadata.finalizers:
+            await draft.hold()
 
     async def _find(self, claim: NodeClaim) -> Instance | None:
         """The pool of this name, ours or not. None is as good as proof: by GET if a PUT may ever have been sent."""

@@ -163,7 +163,8 @@ class Termination:
     def _maybe_in_flight(self, draft: Draft) -> timedelta | None:
         """A create whose answer we never saw may still arrive at Azure: "not there" counts only after its time is up."""
         sent = launch_time(draft.claim)
-        if sent is None or self._context.inventory.answered(draft.claim.metadata.uid):
+        seen = draft.claim.status.provider_id or draft.conditions.is_true(INSTANCE_TERMINATING)
+        if sent is None or seen or self._context.inventory.answered(draft.claim.metadata.uid):
             return None
         left = sent + IN_FLIGHT - self._context.clock.now()
         if left <= timedelta():

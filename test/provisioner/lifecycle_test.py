@@ -144,7 +144,10 @@ async def test_a_node_class_shapes_the_pool(box: Box) -> None:
     assert properties["tags"]["team"] == "ml"
 
 
-async def test_thirty_claims_at_once_need_one_request_each(box: Box) -> None:
+async def test_thirty_claims_at_once_need_one_request_each(idle: Box) -> None:
+    box = idle
+    await box.emulator.admin.configure(throttle=True)
+    await box.start(list_seconds=5.0)
     names = [box.claim() for _ in range(30)]
 
     async def all_put() -> bool:

@@ -1,0 +1,263 @@
+"""Killed at any moment, the provisioner goes on where the world stands: one pool per claim, none left over.
+
+The crash points C2–C17 of the design: those between two requests are reached by making the request that follows fail or
+hang and killing the loop then, so that the world is exactly what a dead process leaves behind. C0, C1 and C28a belong to the
+workspace controller; C23, C27 and C28b to the collector of orphans (`orphans_test`).
+"""
+
+import asyncio
+import random
+
+import pytest
+
+from test.expect import eventually
+from test.provisioner.conftest import Box, a_claim
+
+
+async def test_c2_killed_before_anything_was_written(idle: Box) -> None:
+    name = idle.claim()
+    await idle.start()
+    await idle.joined(name)
+    await idle.becomes(name, "Ready", "True")
+    assert await idle.puts(name) == 1
+
+
+async def test_c3_c4_killed_between_the_finalizer_and_the_create(idle: Box) -> None:
+    """The request is dropped before it is carried out, so the claim says "asked" and there is no pool."""
+    await idle.emulator.admin.fault("drop", on="PUT", after=False)
+    await idle.start()
+    name = idle.claim()
+    await eventually(lambda: _asked(idle, name))
+    await idle.kill()
+    assert await idle.pool(name) is None
+    await idle.start()
+    await idle.joined(name)
+    await idle.becomes(name, "Ready", "True")
+    assert await idle.puts(name) == 1
+
+
+async def test_c5_killed_when_the_create_was_committed_and_its_reply_lost(idle: Box) -> None:
+    await idle.emulator.admin.fault("drop", on="PUT", after=True)
+    await idle.start()
+    name = idle.claim()
+    await eventually(lambda: idle.pool_state(name))
+    await idle.kill()
+    await idle.start()
+    await idle.joined(name)
+    await idle.becomes(name, "Ready", "True")
+    log = await idle.emulator.admin.log(pool=name, kind="PUT")
+    assert len(log) == 1
+
+
+async def test_a_lost_reply_alone_is_found_out_by_looking(box: Box) -> None:
+    await box.emulator.admin.fault("drop", on="PUT", after=True)
+    name = box.claim()
+    await box.joined(name)
+    await box.becomes(name, "Ready", "True")
+    assert len(await box.emulator.admin.log(pool=name, kind="PUT")) == 1
+
+
+async def test_c6_killed_while_the_create_hangs(idle: Box) -> None:
+    """The pool exists, and not even the status says that anybody asked for it."""
+    await idle.emulator.admin.fault("stall", on="PUT", seconds=5)
+    await idle.start()
+    name = idle.claim()
+    await eventually(lambda: _asked(idle, name))
+    await idle.kill()
+    await idle.start()
+    await idle.joined(name)
+    await idle.becomes(name, "Ready", "True")
+    assert await idle.puts(name) == 1
+
+
+async def test_c7_killed_while_the_pool_is_created(idle: Box) -> None:
+    await idle.emulator.admin.configure(createSeconds=1)
+    await idle.start()
+    name = idle.claim()
+    await idle.becomes(name, "Launched", "Unknown", "Creating")
+    await idle.kill()
+    await idle.joined(name)
+    await idle.start()
+    await idle.becomes(name, "Ready", "True")
+    assert await idle.puts(name) == 1
+
+
+async def test_c8_the_create_failed_while_nobody_looked(idle: Box) -> None:
+    await idle.emulator.admin.configure(createSeconds=0.5)
+    await idle.emulator.admin.fault("fail", "quota-family")
+    await idle.start()
+    name = idle.claim()
+    await idle.becomes(name, "Launched", "Unknown", "Creating")
+    await idle.kill()
+    await eventually(lambda: _in_state(idle, name, "Failed"))
+    await idle.start()
+    await idle.becomes(name, "Launched", "False", "QuotaExceeded")
+    await eventually(lambda: _no_pool(idle, name))
+
+
+async def test_c9_the_node_joined_while_nobody_looked(idle: Box) -> None:
+    await idle.start()
+    name = idle.claim()
+    await idle.becomes(name, "Launched", "Unknown", "Creating")
+    await idle.kill()
+    await idle.joined(name)
+    await idle.start()
+    await idle.becomes(name, "Ready", "True")
+    assert await idle.puts(name) == 1
+
+
+async def test_c11_the_claim_was_deleted_while_its_pool_was_created_and_nobody_looked(idle: Box) -> None:
+    await idle.emulator.admin.configure(createSeconds=60)
+    await idle.start()
+    name = idle.claim()
+    await eventually(lambda: idle.pool_state(name))
+    await idle.kill()
+    idle.delete(name)
+    await idle.start()
+    await idle.gone(name)
+    assert await idle.pool(name) is None
+
+
+async def test_c12_a_create_that_may_still_be_under_way_keeps_the_claim(idle: Box) -> None:
+    """The reply never came, the process died, the claim is deleted: absence proves nothing before the request's time is up."""
+    await idle.emulator.admin.fault("drop", on="PUT", after=False, times=0)
+    await idle.start()
+    name = idle.claim()
+    await eventually(lambda: _asked(idle, name))
+    await idle.kill()
+    idle.delete(name)
+    await idle.start()
+    condition = await idle.becomes(name, "InstanceTerminating", "Unknown", "Creating")
+    assert "still being created" in condition["message"]
+    assert idle.read(name) is not None
+
+
+async def test_c13_killed_when_the_reply_to_the_delete_was_lost(idle: Box) -> None:
+    await idle.start()
+    name, _ = await idle.ready()
+    await idle.emulator.admin.fault("drop", on="DELETE", after=True)
+    idle.delete(name)
+    await eventually(lambda: _in_state(idle, name, "Deleting", ""))
+    await idle.kill()
+    await idle.start()
+    await idle.gone(name)
+    assert await idle.pool(name) is None
+
+
+async def test_c14_the_pool_went_while_nobody_looked(idle: Box) -> None:
+    await idle.start()
+    name, node = await idle.ready()
+    await idle.kill()
+    idle.delete(name)
+    await idle.emulator.admin.delete_pool(name)
+    await eventually(lambda: _no_pool(idle, name))
+    idle.report(node, ready=False)
+    await idle.start()
+    await idle.gone(name)
+    assert idle.node_names(name) == []
+
+
+async def test_c20_two_provisioners_at_once_make_one_pool_per_claim(idle: Box) -> None:
+    await idle.start()
+    await idle.start()
+    names = [idle.claim() for _ in range(10)]
+    for name in names:
+        await idle.joined(name)
+    for name in names:
+        await idle.becomes(name, "Ready", "True")
+        assert await idle.puts(name) == 1
+    for name in names:
+        idle.delete(name)
+    for name in names:
+        await idle.gone(name)
+    assert (await idle.emulator.admin.state()).pools == {}
+
+
+async def test_c22_a_namesake_waits_for_the_old_pool_to_go(box: Box) -> None:
+    await box.emulator.admin.configure(deleteSeconds=1)
+    name, _ = await box.ready()
+    box.objects.patch_cluster_custom_object(
+        "karpenter.sh", "v1", "nodeclaims", name, {"metadata": {"finalizers": None}}
+    )
+    for node in box.node_names(name):
+        box.core.patch_node(node, {"metadata": {"finalizers": None}})
+        box.core.delete_node(node)
+    box.delete(name)
+    await box.gone(name)
+    await box.emulator.admin.delete_pool(name)
+    box.create(a_claim(name))
+    await eventually(lambda: _puts_of_its_own(box, name))
+    await box.joined(name)
+    await box.becomes(name, "Ready", "True")
+
+
+async def test_c24_a_pool_that_somebody_deleted_ends_its_claim(box: Box) -> None:
+    name, node = await box.ready()
+    await box.emulator.admin.delete_pool(name)
+    await eventually(lambda: _no_pool(box, name))
+    box.report(node, ready=False)
+    await box.gone(name, timeout=20)
+    assert {"InstanceNotFound"} <= {event.reason for event in box.events(name)}
+    assert box.node_names(name) == []
+
+
+async def test_a_pool_missing_from_a_list_ends_nothing_while_the_node_is_ready(box: Box) -> None:
+    name, node = await box.ready()
+    await box.emulator.admin.configure(listLagSeconds=30)
+    box.report(node, ready=False)
+    box.report(node, ready=True)
+    other, _ = await box.ready()
+    assert box.status_of(name, "Ready") == ("True", "Ready")
+    assert box.status_of(other, "Ready") == ("True", "Ready")
+    assert await box.puts(name) == await box.puts(other) == 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_killed_at_random_moments_a_session_ends_with_one_pool_per_claim(idle: Box, seed: int) -> None:
+    """Three claims, six kills at moments that a seeded generator draws; then one ends, and everything it had with it."""
+    chance = random.Random(seed)
+    await idle.emulator.admin.configure(createSeconds=0.3, deleteSeconds=0.3)
+    names = [idle.claim() for _ in range(3)]
+    joining = asyncio.gather(*(idle.joined(name) for name in names))
+    for _ in range(6):
+        await idle.start()
+        await _pass(chance.uniform(0.0, 0.3))
+        await idle.kill()
+    await idle.start()
+    await joining
+    for name in names:
+        await idle.becomes(name, "Ready", "True")
+        assert len(await idle.emulator.admin.log(pool=name, kind="PUT")) == 1
+    idle.delete(names[0])
+    await _pass(chance.uniform(0.0, 0.5))
+    await idle.kill()
+    await idle.start()
+    await idle.gone(names[0])
+    assert sorted((await idle.emulator.admin.state()).pools) == sorted(names[1:])
+
+
+async def _pass(seconds: float) -> None:
+    """Let real time pass: the moment of a kill is the very thing that is drawn."""
+    await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=seconds)
+
+
+def _asked(box: Box, name: str) -> bool:
+    claim = box.read(name)
+    return claim is not None and "kaito.sh/launch-time" in claim["metadata"].get("annotations", {})
+
+
+async def _in_state(box: Box, name: str, *states: str) -> bool:
+    return await box.pool_state(name) in states
+
+
+async def _no_pool(box: Box, name: str) -> bool:
+    return await box.pool(name) is None
+
+
+async def _puts_of_its_own(box: Box, name: str) -> bool:
+    claim = box.read(name)
+    pool = await box.pool(name)
+    assert claim is not None
+    return (
+        pool is not None and pool.properties.get("tags", {}).get("kaito.sh_nodeclaim-uid") == claim["metadata"]["uid"]
+    )
