@@ -1,0 +1,92 @@
+"""Daemons of a run folder: found, ended, never confused with others. What runs here are ordinary commands of the machine."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hack.local import process
+from hack.local.process import BoxError, Daemons, Process
+
+FOREVER = ["tail", "--follow", "/dev/null"]
+
+
+@pytest.fixture
+def daemons(tmp_path: Path) -> Iterator[Daemons]:
+    daemons = Daemons(tmp_path)
+    yield daemons
+    daemons.stop_all()
+
+
+def test_a_started_daemon_is_found_by_another_object_of_the_same_folder(daemons: Daemons) -> None:
+    started = daemons.start("store", FOREVER)
+    assert Daemons(daemons.folder).find("store") == started
+    assert Daemons(daemons.folder).names() == ["store"]
+
+
+def test_stopping_ends_the_daemon_and_its_children(daemons: Daemons) -> None:
+    script = "tail --follow /dev/null & echo started; wait"
+    daemons.start("parent", ["sh", "-c", script])
+    daemons.wait_until("parent", lambda: len(daemons.marked("parent")) == 2, 10)
+    daemons.stop("parent", 0)
+    assert daemons.marked() == []
+    assert daemons.find("parent") is None
+
+
+def test_stopping_one_daemon_leaves_the_others(daemons: Daemons) -> None:
+    daemons.start("first", FOREVER)
+    second = daemons.start("second", FOREVER)
+    daemons.stop("first")
+    assert daemons.names() == ["second"]
+    assert second.alive()
+
+
+def test_a_daemon_that_ignores_sigterm_is_killed_after_the_grace_time(daemons: Daemons) -> None:
+    stubborn = daemons.start("stubborn", ["sh", "-c", "trap '' TERM; echo ready; exec tail --follow /dev/null"])
+    daemons.wait_until("stubborn", lambda: b"ready" in daemons.log("stubborn").read_bytes(), 10)
+    daemons.stop("stubborn", 0.1)
+    assert not stubborn.alive()
+
+
+def test_what_lost_its_record_is_ended_by_its_mark(daemons: Daemons) -> None:
+    lost = daemons.start("lost", FOREVER)
+    (daemons.folder / "processes" / "lost.pid").unlink()
+    assert daemons.find("lost") is None
+    daemons.stop_all()
+    assert not lost.alive()
+
+
+def test_the_daemons_of_another_folder_are_not_ours(daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = Daemons(tmp_path_factory.mktemp("other"))
+    theirs = other.start("store", FOREVER)
+    try:
+        daemons.stop_all()
+        assert daemons.find("store") is None
+        assert theirs.alive()
+        assert other.folder in process.owners()
+    finally:
+        other.stop_all()
+
+
+def test_a_reused_pid_is_not_the_process_that_was_recorded() -> None:
+    with subprocess.Popen(FOREVER) as child:
+        current = process.process(child.pid)
+        assert current is not None
+        earlier = Process(child.pid, current.started - 1)
+        earlier.end(0)
+        assert current.alive()
+        current.end(0)
+        child.returncode = 0  # reaped by `end`
+
+
+def test_a_daemon_that_dies_while_starting_is_reported_with_the_end_of_its_log(daemons: Daemons) -> None:
+    daemons.start("broken", ["sh", "-c", "echo no such flag >&2; exit 1"])
+    with pytest.raises(BoxError, match="no such flag"):
+        daemons.wait_until("broken", lambda: False, 10)
+
+
+def test_a_daemon_that_does_not_get_ready_in_time_is_reported(daemons: Daemons) -> None:
+    daemons.start("slow", FOREVER)
+    with pytest.raises(BoxError, match="not ready after 0 s"):
+        daemons.wait_until("slow", lambda: False, 0.1)
