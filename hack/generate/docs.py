@@ -5,6 +5,7 @@ from typing import Any
 
 from hack.generate.openapi import Schema
 from kube.api import reasons
+from provisioner.cloud import CloudError
 
 SKIPPED = ("apiVersion", "kind", "metadata")
 LIMITS = ("maxLength", "maxItems", "maxProperties", "minimum", "maximum", "pattern")
@@ -31,13 +32,34 @@ def reasons_page() -> str:
         "# Reasons",
         "",
         "What stands in the REASON column of `kubectl get workspace` and in `status.conditions`, and the next step.",
-        "A reason that is not listed is a NodeClaim's, shown as its provisioner wrote it.",
+        "A NodeClaim's reasons are shown as its provisioner wrote them; those of ours stand at the end.",
         "",
         "| reason | next step |",
         "|---|---|",
     ]
     lines += [f"| `{reason}` | {reason.next_step} |" for reason in reasons.Reason]
+    lines += [
+        "",
+        "## Why a machine was not launched",
+        "",
+        "Numbers and the next step stand in the condition's message.",
+        "",
+    ]
+    lines += ["| reason of `Launched` | meaning |", "|---|---|"]
+    lines += [f"| `{error.reason}` | {_first_line(error)} |" for error in _refusals(CloudError)]
     return "\n".join(lines) + "\n"
+
+
+def _refusals(error: type[CloudError]) -> Iterator[type[CloudError]]:
+    """Yield every class of failure that has a reason of its own and means that there is no machine."""
+    for kind in error.__subclasses__():
+        if kind.decided and "reason" in vars(kind):
+            yield kind
+        yield from _refusals(kind)
+
+
+def _first_line(error: type[CloudError]) -> str:
+    return (error.__doc__ or "").partition("\n")[0].replace("|", "\\|")
 
 
 def _walk(schema: Schema, prefix: str = "") -> Iterator[tuple[str, Schema, bool]]:
