@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import itertools
+import math
 from datetime import UTC, datetime, timedelta
 
 # Turns of the loop after which tasks that never wait are taken for an endless loop.
@@ -29,7 +30,9 @@ class VirtualClock:
             await asyncio.sleep(0)
             return
         future = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._elapsed + seconds, next(self._count), future))
+        # A remainder too small to be added would wake its sleeper at the same moment for ever.
+        moment = max(self._elapsed + seconds, math.nextafter(self._elapsed, math.inf))
+        heapq.heappush(self._sleepers, (moment, next(self._count), future))
         await future
 
     async def advance(self, seconds: float) -> None:
