@@ -44,11 +44,9 @@ async def drain(context: Context, node: Node, deadline: datetime | None) -> Sequ
     """Take the next step; returns the pods that are still to go (none: the node is drained)."""
     pods = await pods_on(context, node)
     waiting = [pod for pod in pods if drainable(pod, context.clock.now())]
-    if deadline is not None:
-        await _shorten(context, waiting, deadline)
-    group = next_group(waiting)
-    for pod in group:
-        if not pod.metadata.deleting:
+    deleted = await _shorten(context, waiting, deadline) if deadline is not None else set()
+    for pod in next_group(waiting):
+        if not pod.metadata.deleting and pod.metadata.uid not in deleted:
             await _evict(context, node, pod)
     return waiting
 
@@ -104,8 +102,12 @@ async def _evict(context: Context, node: Node, pod: Pod) -> None:
     metrics.evictions.labels(code).inc()
 
 
-async def _shorten(context: Context, pods: Iterable[Pod], deadline: datetime) -> None:
-    """Delete pods whose own grace period would outlast the node's, so that each still gets what there is."""
+async def _shorten(context: Context, pods: Iterable[Pod], deadline: datetime) -> set[str]:
+    """Delete pods whose own grace period would outlast the node's, so that each still gets what there is.
+
+    Returns the UIDs of those.
+    """
+    deleted = set()
     now = context.clock.now()
     left = max(1, int((deadline - now).total_seconds()))
     for pod in pods:
@@ -116,8 +118,10 @@ async def _shorten(context: Context, pods: Iterable[Pod], deadline: datetime) ->
             await context.client.delete(PODS, pod.metadata.key, uid=pod.metadata.uid, grace_period_seconds=left)
         except (NotFound, Conflict):
             continue
+        deleted.add(pod.metadata.uid)
         message = f"Deleting the pod with {left} s of grace: the node's own termination grace period ends"
         context.recorder.event(ObjectReference.of(PODS, pod), "Warning", "Disrupted", message, action="Deleting")
+    return deleted
 
 
 def _ends_before(pod: Pod, deadline: datetime) -> bool:

@@ -50,10 +50,17 @@ REGION_CODES = {"AKSCapacityHeavyUsage"}
 
 NUMBERS = re.compile(
     r"(?:Current Limit: (?P<limit>\d+), Current Usage: (?P<usage>\d+), Additional Required: (?P<required>\d+))"
+    r"|(?:Maximum allowed: (?P<allowed>\d+), Current in use: (?P<used>\d+), Additional requested: (?P<more>\d+))"
     r"|(?:requested(?: quota)? (?P<asked>\d+), (?:remaining|left) (?P<left>\d+))"
     r"|(?:left regional vcpu quota (?P<remaining>\d+), requested quota (?P<wanted>\d+))",
     re.IGNORECASE,
 )
+# The same three things under the words of three services, in the order in which they are shown.
+NUMBER_NAMES = {
+    "limit": "limit", "allowed": "limit", "usage": "usage", "used": "usage", "left": "left", "remaining": "left",
+    "required": "required", "asked": "required", "wanted": "required", "more": "required",
+}  # fmt: skip
+ORDER = tuple(NUMBER_NAMES)
 FAMILY = re.compile(r"exceeding approved (?P<name>.+?) quota|for family (?P<family>\S+)", re.IGNORECASE)
 IN_ALL_KAITO_MESSAGES = "all requested instance types were unavailable during launch"  # KAITO looks for these words
 
@@ -186,10 +193,10 @@ def _quota(message: str) -> QuotaExceeded:
     values = {key: int(value) for key, value in (found.groupdict() if found else {}).items() if value is not None}
     family = FAMILY.search(message)
     name = (family["name"] or family["family"]) if family else "vCPU"
-    limit = values.get("limit")
-    parts = [f"{key} {values[key]}" for key in ("limit", "usage", "required") if key in values]
-    parts += [f"left {values[key]}" for key in ("left", "remaining") if key in values]
-    parts += [f"required {values[key]}" for key in ("asked", "wanted") if key in values]
+    limit = values.get("limit", values.get("allowed"))
+    parts = [
+        f"{NUMBER_NAMES[key]} {value}" for key, value in sorted(values.items(), key=lambda found: ORDER.index(found[0]))
+    ]
     numbers = f" ({', '.join(parts)})" if parts else ""
     scope = Scope.SIZE
     if "LowPriorityCores" in message:

@@ -1,6 +1,6 @@
 """Killed at any moment, the provisioner goes on where the world stands: one pool per claim, none left over.
 
-The crash points C2–C17 of the design: those between two requests are reached by making the request that follows fail or
+The crash points C2 to C22 of the design: those between two requests are reached by making the request that follows fail or
 hang and killing the loop then, so that the world is exactly what a dead process leaves behind. C0, C1 and C28a belong to the
 workspace controller; C23, C27 and C28b to the collector of orphans (`orphans_test`).
 """

@@ -1,0 +1,68 @@
+"""The request rates, in virtual time."""
+
+import asyncio
+
+import pytest
+
+from provisioner.azure.budget import BACKGROUND_RESERVE, PUT_BURST, READ_BURST, READ_RATE, Budget
+from provisioner.cloud import Throttled
+from test.clock import VirtualClock
+
+
+async def test_the_burst_is_free_and_the_rest_waits_its_turn() -> None:
+    clock = VirtualClock()
+    budget = Budget(clock)
+    for _ in range(int(READ_BURST)):
+        await budget.read()
+    waiting = [asyncio.create_task(budget.read()) for _ in range(4)]
+    await clock.advance(2 / READ_RATE + 0.01)
+    assert [task.done() for task in waiting] == [True, True, False, False]
+    await clock.advance(2 / READ_RATE)
+    assert all(task.done() for task in waiting)
+
+
+async def test_routine_reads_leave_something_for_urgent_ones() -> None:
+    clock = VirtualClock()
+    budget = Budget(clock)
+    for _ in range(int(READ_BURST - BACKGROUND_RESERVE)):
+        await budget.read(background=True)
+    routine = asyncio.create_task(budget.read(background=True))
+    await clock.settle()
+    assert not routine.done()
+    await budget.read()
+    await clock.advance(60)
+    assert routine.done()
+
+
+async def test_a_pause_holds_everybody_back_and_only_ever_grows() -> None:
+    clock = VirtualClock()
+    budget = Budget(clock)
+    budget.pause(20)
+    budget.pause(5)
+
+    async def put() -> None:
+        async with budget.put("ws1"):
+            pass
+
+    waiting = [asyncio.create_task(each) for each in (budget.read(), budget.read_cluster(), put())]
+    await clock.advance(19.9)
+    assert not any(task.done() for task in waiting)
+    await clock.advance(0.2)
+    assert all(task.done() for task in waiting)
+
+
+async def test_one_pool_is_asked_for_only_so_often() -> None:
+    clock = VirtualClock()
+    budget = Budget(clock)
+    for _ in range(int(PUT_BURST)):
+        async with budget.put("ws1"):
+            pass
+    with pytest.raises(Throttled) as refused:
+        async with budget.put("ws1"):
+            pass
+    async with budget.put("ws2"):
+        pass
+    assert refused.value.retry_after == pytest.approx(60)
+    await clock.advance(61)
+    async with budget.put("ws1"):
+        pass

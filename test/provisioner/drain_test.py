@@ -1,0 +1,163 @@
+"""Emptying a node before its machine goes: who is asked to leave, in which order, and what is waited for."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from kubernetes import client as independent
+
+from kube.api.workload import Pod, Toleration
+from provisioner.drain import drainable, next_group
+from test.expect import eventually
+from test.provisioner.builders import a_pod
+from test.provisioner.conftest import Box
+
+NOW = datetime(2030, 1, 1, 0, 10, tzinfo=UTC)
+DISRUPTED = "karpenter.sh/disrupted"
+READY = {"type": "Ready", "status": "True", "lastTransitionTime": "2030-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("pod", "answer"),
+    [
+        (a_pod(), True),
+        (a_pod(phase="Succeeded"), False),
+        (a_pod(phase="Failed"), False),
+        (a_pod(annotations={"kubernetes.io/config.mirror": "x"}), False),
+        (a_pod(tolerations=[Toleration(operator="Exists")]), False),
+        (a_pod(tolerations=[Toleration(key=DISRUPTED, operator="Exists", effect="NoSchedule")]), False),
+        (a_pod(tolerations=[Toleration(key="sku", operator="Equal", value="gpu", effect="NoSchedule")]), True),
+        (a_pod(deleted="2030-01-01T00:09:30Z"), True),
+        (a_pod(deleted="2030-01-01T00:08:59Z"), False),
+    ],
+)
+def test_only_pods_that_can_and_have_to_leave_are_waited_for(pod: Pod, answer: bool) -> None:
+    assert drainable(pod, NOW) is answer
+
+
+def test_ordinary_pods_leave_first_and_critical_daemons_last() -> None:
+    pods = [
+        a_pod("critical-daemon", owner="DaemonSet", priority="system-node-critical"),
+        a_pod("critical", priority="system-cluster-critical"),
+        a_pod("daemon", owner="DaemonSet"),
+        a_pod("ordinary", owner="ReplicaSet"),
+    ]
+    order = []
+    while pods:
+        group = next_group(pods)
+        order += [pod.metadata.name for pod in group]
+        pods = [pod for pod in pods if pod not in group]
+    assert order == ["ordinary", "daemon", "critical", "critical-daemon"]
+
+
+async def test_pods_leave_before_the_machine_does(box: Box, namespace: str) -> None:
+    name, node = await box.ready()
+    _pod(box, namespace, node, "work")
+    _pod(box, namespace, node, "agent", owner="DaemonSet")
+    box.delete(name)
+
+    await eventually(lambda: _leaving(box, namespace, "work"))
+    await box.becomes(name, "Drained", "Unknown", "Draining")
+    assert DISRUPTED in {taint.key for taint in box.node(node).spec.taints}
+    assert "node.kubernetes.io/exclude-from-external-load-balancers" in box.node(node).metadata.labels
+    assert not _leaving(box, namespace, "agent")
+    assert await box.pool_state(name) == "Succeeded"
+
+    _finish(box, namespace, "work")
+    await eventually(lambda: _leaving(box, namespace, "agent"))
+    _finish(box, namespace, "agent")
+    await box.gone(name)
+    assert await box.pool(name) is None
+
+
+async def test_a_disruption_budget_holds_the_drain_until_the_grace_period_ends(box: Box, namespace: str) -> None:
+    name, node = await box.ready(terminationGracePeriod="7s")
+    _pod(box, namespace, node, "guarded", grace=2)
+    _forbid_evictions(box, namespace)
+    box.delete(name)
+    await eventually(lambda: "FailedDraining" in {event.reason for event in box.events(node)})
+    assert not _leaving(box, namespace, "guarded")
+    await eventually(lambda: _leaving(box, namespace, "guarded"))
+    await box.gone(name, timeout=15)
+    assert await box.pool(name) is None
+    assert "Disrupted" in {event.reason for event in box.events("guarded")}
+
+
+async def test_without_a_grace_period_a_disruption_budget_is_kept(box: Box, namespace: str) -> None:
+    name, node = await box.ready()
+    _pod(box, namespace, node, "guarded")
+    _forbid_evictions(box, namespace)
+    box.delete(name)
+    await eventually(lambda: "FailedDraining" in {event.reason for event in box.events(node)})
+    assert not _leaving(box, namespace, "guarded")
+    assert await box.pool_state(name) == "Succeeded"
+
+
+async def test_volumes_are_detached_before_the_machine_goes(box: Box) -> None:
+    name, node = await box.ready()
+    storage = independent.StorageV1Api(box.api)
+    attachment = {
+        "metadata": {"name": f"attachment-{name}"},
+        "spec": {"attacher": "disk.csi.azure.com", "nodeName": node, "source": {"persistentVolumeName": "pv-1"}},
+    }
+    storage.create_volume_attachment(attachment)
+    box.delete(name)
+    condition = await box.becomes(name, "VolumesDetached", "Unknown", "AwaitingVolumeDetachment")
+    assert "pv-1" in condition["message"]
+    assert await box.pool_state(name) == "Succeeded"
+    storage.delete_volume_attachment(f"attachment-{name}")
+    await box.gone(name)
+
+
+async def test_nobody_waits_for_pods_on_a_machine_that_is_gone(box: Box, namespace: str) -> None:
+    name, node = await box.ready()
+    _pod(box, namespace, node, "stranded")
+    await box.emulator.admin.delete_pool(name)
+    box.report(node, ready=False)
+    box.delete(name)
+    await box.gone(name)
+
+
+def _pod(box: Box, namespace: str, node: str, name: str, *, owner: str = "", grace: int = 30) -> None:
+    with_owner: dict[str, Any] = {}
+    if owner:
+        reference = {"apiVersion": "apps/v1", "kind": owner, "name": "owner", "uid": "u-1", "controller": True}
+        with_owner = {"ownerReferences": [reference]}
+    core = box.core
+    core.create_namespaced_pod(
+        namespace,
+        {
+            "metadata": {"name": name, "labels": {"app": name}, **with_owner},
+            "spec": {
+                "nodeName": node,
+                "terminationGracePeriodSeconds": grace,
+                "containers": [{"name": "c", "image": "none"}],
+            },
+        },
+    )
+    core.patch_namespaced_pod_status(name, namespace, {"status": {"phase": "Running", "conditions": [READY]}})
+
+
+def _forbid_evictions(box: Box, namespace: str) -> None:
+    """What the disruption controller would write about a budget that is used up."""
+    policy = independent.PolicyV1Api(box.api)
+    budget = {"metadata": {"name": "budget"}, "spec": {"maxUnavailable": 0, "selector": {}}}
+    made = policy.create_namespaced_pod_disruption_budget(namespace, budget)
+    status = {
+        "disruptionsAllowed": 0,
+        "currentHealthy": 1,
+        "desiredHealthy": 1,
+        "expectedPods": 1,
+        "observedGeneration": made.metadata.generation,
+    }
+    policy.patch_namespaced_pod_disruption_budget_status("budget", namespace, {"status": status})
+
+
+def _leaving(box: Box, namespace: str, name: str) -> bool:
+    pods = [pod for pod in box.core.list_namespaced_pod(namespace).items if pod.metadata.name == name]
+    return not pods or pods[0].metadata.deletion_timestamp is not None
+
+
+def _finish(box: Box, namespace: str, name: str) -> None:
+    """The kubelet reports that the containers have ended."""
+    box.core.delete_namespaced_pod(name, namespace, grace_period_seconds=0)
