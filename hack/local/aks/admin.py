@@ -18,7 +18,7 @@
 Faults, each for the next `times` (1; 0 = until disarmed) requests of kind `on` (PUT) for pools that match the shell pattern `pool` (*):
 
     refuse      answered at once with `error` (catalogue) or with status, code, message, shape; retryAfter
-    fail        accepted, then the operation ends in `error` (on: PUT or DELETE)
+    fail        accepted, then the operation ends in `error` (catalogue) or in code, message (on: PUT or DELETE)
     drop        connection closed without an answer, before the change is made or (`after`: true) after it
     stall       the answer is held back for `seconds`
     slow        the operation takes `seconds`

@@ -154,9 +154,9 @@ class Arm:
             raise Refusal(refused.status, refused.error, shape=refused.shape, retry_after=math.ceil(wait))
 
     def _injected(self, fault: Fault, call: _Call, content: Any) -> Refusal:
-        if fault.status:
+        if fault.code:
             error = ErrorDetail(fault.code, fault.message)
-            return Refusal(fault.status, error, shape=fault.shape, retry_after=fault.retry_after)
+            return Refusal(fault.status or 400, error, shape=fault.shape, retry_after=fault.retry_after)
         properties = content.get("properties") if isinstance(content, dict) else None
         refused = self._cloud.refusal(fault.error, call.pool, properties if isinstance(properties, dict) else {})
         refused.retry_after = fault.retry_after if fault.retry_after is not None else refused.retry_after

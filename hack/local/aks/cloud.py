@@ -144,7 +144,7 @@ class Cloud:
     def inject(self, fault: Fault) -> Fault:
         """Arm a fault. Raises ValueError where it names no error of the catalogue."""
         known = {"refuse": errors.REFUSAL_NAMES, "fail": errors.OUTCOME_NAMES}.get(fault.kind)
-        if known is not None and not fault.status and fault.error not in known:
+        if known is not None and not fault.code and fault.error not in known:
             raise ValueError(f"{fault.kind}: no error {fault.error!r}; there are {', '.join(sorted(known))}")
         armed = replace(fault, id=self.world.serial + 1)
         self.world = replace(self.world, serial=armed.id, faults=(*self.world.faults, armed))
@@ -174,11 +174,16 @@ class Cloud:
         extra, lost, gpu = (self.take(kind, on, name) for kind in ("extra-node", "no-join", "gpu-delay"))
         return Effects(
             seconds=slow.seconds if slow else seconds,
-            ends_in=errors.outcome(fail.error, body.facts(self.identity, name, properties)) if fail else None,
+            ends_in=self._outcome(fail, name, properties) if fail else None,
             surplus=1 if extra else 0,
             joins=lost is None,
             gpu_delay_seconds=gpu.seconds if gpu else self.world.settings.gpu_delay_seconds,
         )
+
+    def _outcome(self, fail: Fault, name: str, properties: dict[str, Any]) -> ErrorDetail:
+        if fail.code:
+            return ErrorDetail(fail.code, fail.message)
+        return errors.outcome(fail.error, body.facts(self.identity, name, properties))
 
     # What happens without a request
 

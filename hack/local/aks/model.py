@@ -120,9 +120,9 @@ class Fault(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     times: int = 1
     id: int = 0
     error: str = ""  # refuse, fail: name in the catalogue of `errors`
-    status: int = 0  # refuse: an answer of one's own instead of a catalogued one
-    code: str = ""
+    code: str = ""  # refuse, fail: an error of one's own instead of a catalogued one
     message: str = ""
+    status: int = 0  # refuse, with `code`
     shape: Shape = "flat"
     retry_after: int | None = None
     after: bool = False  # drop: after the change was made (else before)

@@ -335,6 +335,14 @@ async def test_a_refusal_can_be_written_out(aks: Aks) -> None:
     assert (raised.value.status_code, raised.value.response.headers["Retry-After"]) == (418, "7")
 
 
+async def test_an_outcome_can_be_written_out(aks: Aks, time: ManualTime) -> None:
+    await aks.admin.fault("fail", code="Unheard", message="never seen before")
+    await aks.put("ws1")
+    time.jump(60)
+    error = (await aks.get("ws1")).properties.status.provisioning_error
+    assert (error.code, error.message) == ("Unheard", "never seen before")
+
+
 async def test_an_unknown_fault_is_refused_with_the_names_that_there_are(aks: Aks) -> None:
     with pytest.raises(AdminError, match="quota-family"):
         await aks.admin.fault("fail", "no-such-thing")
