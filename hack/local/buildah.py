@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,12 +73,10 @@ def store() -> Iterator[Store]:
     folder = assets.cache() / "buildah"
     _remove(folder)
     folder.mkdir()
-    scratch = Path(tempfile.mkdtemp(prefix="aks-in-a-box-", dir="/run"))
     try:
-        yield Store(folder / "root", scratch)
+        yield Store(folder / "root", folder / "run")
     finally:
         _remove(folder)
-        _remove(scratch)
 
 
 def _remove(folder: Path) -> None:

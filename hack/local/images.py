@@ -5,6 +5,7 @@ ours is a *deps* image, which takes minutes, and a *code* layer, which takes sec
 the registry, so that a change in the sources moves only that layer. Nothing here needs a cluster.
 """
 
+import configparser
 import hashlib
 import re
 import shutil
@@ -85,8 +86,8 @@ def node_images() -> list[Image]:
 def product_images() -> list[Image]:
     """Our two images from our Dockerfile, the runtime's for machines without a GPU."""
     cpu = {"REQUIREMENTS": "requirements-cpu.txt", "OVERRIDE": "requirements-cpu-override.txt"}
-    control_inputs = [REPOSITORY / "setup.cfg", REPOSITORY / "hack" / "requirements-dev.txt"]
-    runtime_inputs = [REPOSITORY / "runtime" / name for name in cpu.values()]
+    control_inputs = [_requirements(), *_contents([REPOSITORY / "hack" / "requirements-dev.txt"])]
+    runtime_inputs = _contents(REPOSITORY / "runtime" / name for name in cpu.values())
     control_sources = [
         *(path for name in ("kube", "controller", "provisioner") for path in _sources(REPOSITORY / name)),
         *(REPOSITORY / "runtime" / name for name in ("__init__.py", "contract.py")),
@@ -146,9 +147,9 @@ def _join(image: Image, repository: Repository) -> None:
     repository.retag(image.key, image.tag)
 
 
-def _deps(name: str, inputs: Sequence[Path], arguments: Mapping[str, str]) -> Part:
+def _deps(name: str, inputs: Sequence[str], arguments: Mapping[str, str]) -> Part:
     text = stage_text(DOCKERFILE.read_text(), f"{name}-deps")
-    words = [base_part().key, text, *_contents(inputs), *(f"{key}={value}" for key, value in arguments.items())]
+    words = [base_part().key, text, *inputs, *(f"{key}={value}" for key, value in arguments.items())]
 
     def build(images: Store, tag: str, address: str) -> None:
         full = {**arguments, "PYTHON_IMAGE": f"{address}/{base_part().repository}:{base_part().key}"}
@@ -200,6 +201,13 @@ def _sources(folder: Path) -> list[Path]:
         for path in folder.rglob("*")
         if path.is_file() and path.suffix != ".pyc" and "__pycache__" not in path.parts
     )
+
+
+def _requirements() -> str:
+    """What the Dockerfile reads out of setup.cfg; the rest of that file does not go into the image."""
+    parser = configparser.ConfigParser()
+    parser.read(REPOSITORY / "setup.cfg")
+    return parser["options"]["install_requires"]
 
 
 def _contents(paths: Iterable[Path]) -> list[str]:
