@@ -74,9 +74,9 @@ class Generator:
     def _annotated(self, kind: types.Metadata) -> Schema:
         extra = dict(kind.extra_json_schema or {})
         extra.pop("x-required", None)
-        opaque = extra.pop("x-opaque", None)
+        opaque = extra.pop("x-opaque", False)
         named = self._rules[extra.pop("x-rule")] if "x-rule" in extra else ()
-        schema = self.schema(kind.type) if opaque is None else _opaque(opaque)
+        schema = _opaque() if opaque else self.schema(kind.type)
         validations = [rule.document() for rule in named] + extra.pop("x-kubernetes-validations", [])
         if not extra.get("description"):
             extra.pop("description", None)
@@ -103,7 +103,7 @@ class Generator:
 
     def _map(self, kind: types.DictType) -> Schema:
         if isinstance(kind.value_type, types.AnyType):
-            return _opaque(())
+            return _opaque()
         return {"type": "object", "additionalProperties": self.schema(kind.value_type)}
 
     def _list(self, kind: types.VarTupleType) -> Schema:
@@ -122,9 +122,6 @@ def _required(kind: types.Type) -> bool:
     return isinstance(kind, types.Metadata) and bool((kind.extra_json_schema or {}).get("x-required"))
 
 
-def _opaque(visible: tuple[str, ...]) -> Schema:
-    """An object of any fields; CEL sees only the `visible` ones."""
-    schema: Schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    if visible:
-        schema["properties"] = {name: _opaque(()) for name in visible}
-    return schema
+def _opaque() -> Schema:
+    """Return the schema of an object of any fields, kept as they are written."""
+    return {"type": "object", "x-kubernetes-preserve-unknown-fields": True}

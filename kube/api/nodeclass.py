@@ -64,8 +64,8 @@ class KaitoNodeClassSpec(Wire, frozen=True, kw_only=True):
     orchestrator_version: Annotated[
         str | None, field("Kubernetes version of the nodes; absent: the cluster's.", maxLength=32)
     ] = None
-    kubelet_config: Annotated[Mapping[str, Any] | None, field("The pool's kubeletConfig.", x_opaque=())] = None
-    linux_os_config: Annotated[Mapping[str, Any] | None, field("The pool's linuxOSConfig.", x_opaque=())] = (
+    kubelet_config: Annotated[Mapping[str, Any] | None, field("The pool's kubeletConfig.", x_opaque=True)] = None
+    linux_os_config: Annotated[Mapping[str, Any] | None, field("The pool's linuxOSConfig.", x_opaque=True)] = (
         msgspec.field(name="linuxOSConfig", default=None)
     )
     upgrade_settings: Annotated[UpgradeSettings | None, field("How AKS upgrades the pool.")] = None

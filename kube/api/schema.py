@@ -30,7 +30,7 @@ def field(doc: str, *, rules: tuple[Rule, ...] = (), required: bool = False, **s
 
     Keywords are OpenAPI's own (`maxLength`, `enum`, `default`, `x_kubernetes_list_type` …); `required` is the field's, in
     its parent. A Python default is never a schema default: absent must stay distinguishable where KAITO keeps it so.
-    `x_opaque` is an object whose fields are not looked into; `x_rule` names a rule that the generator knows how to make.
+    `x_opaque` is an object of any fields, of which only `properties` are looked into; `x_rule` names a rule that the generator knows how to make.
     """
     if rules:
         schema["x-kubernetes-validations"] = [rule.document() for rule in rules]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from kube.api import volume
 from kube.api import workspace_rules as rules
 from kube.api.schema import field
 from kube.meta import Condition, Object, Resource, Wire
@@ -24,7 +25,9 @@ INSTANCE_TYPE = r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$"
 Json = Mapping[str, Any]
 Volume = Annotated[
     Json | None,
-    field("A volume, as in a pod; no hostPath.", x_opaque=("hostPath",), rules=rules.VOLUME_SOURCE),
+    field(
+        "A volume, as in a pod; no hostPath.", x_opaque=True, properties=volume.PROPERTIES, rules=rules.VOLUME_SOURCE
+    ),
 ]
 SecretName = Annotated[str, field("Name of a Secret in the Workspace's namespace.", maxLength=253)]
 SecretNames = Annotated[tuple[SecretName, ...], field("Names of Secrets that may pull the image.", maxItems=10)]
@@ -187,7 +190,7 @@ class Adapter(Wire, frozen=True, kw_only=True):
 
 class InferenceSpec(Wire, frozen=True, kw_only=True):
     preset: Annotated[Preset | None, field("The model to serve.")] = None
-    template: Annotated[Json | None, field("A pod template of your own, in place of a preset.", x_opaque=())] = None
+    template: Annotated[Json | None, field("A pod template of your own, in place of a preset.", x_opaque=True)] = None
     config: Annotated[str, field("ConfigMap whose key inference_config.yaml sets engine options.", maxLength=253)] = ""
     adapters: Annotated[
         tuple[Annotated[Adapter, field("", rules=rules.ADAPTER)], ...],

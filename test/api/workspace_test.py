@@ -266,6 +266,59 @@ def test_the_seeds_manifest_is_accepted_to_the_letter(server: Server) -> None:
     assert created["resource"]["instanceType"] == "Standard_NC6s_v3"
 
 
+KAITOS_FORMS: tuple[Change, ...] = (
+    {
+        "inference": {
+            "preset": {"accessMode": "private", "presetOptions": {"image": "reg.io/phi-4:1", "imagePullSecrets": ["s"]}}
+        }
+    },
+    {"resource": {"count": 2, "preferredNodes": ["node-1"]}},
+    {"resource": {"labelSelector": {"matchExpressions": [{"key": "apps", "operator": "In", "values": ["a"]}]}}},
+    {"resource": {"instanceType": ""}},
+    {"metadata": {"annotations": {"kaito.sh/enablelb": "True", "kaito.sh/runtime": "transformers"}}},
+    {"resource": {"partition": {"mode": "mig", "profile": "1g.10gb"}}},
+    {"resource": {"partition": {"mode": "accelerator", "count": 1}}},
+    adapters({"source": {"image": "registry.azurecr.io/adapter@sha256:" + "0" * 64}}),
+    adapters({"source": {"image": None, "volumeSource": {"persistentVolumeClaim": {"claimName": "adapter"}}}}),
+)
+
+
+@pytest.mark.parametrize("version", ["v1alpha1", "v1beta1"])
+@pytest.mark.parametrize("change", KAITOS_FORMS)
+def test_what_kaitos_examples_use_is_accepted_in_both_versions(server: Server, version: str, change: Change) -> None:
+    server.create(
+        merged(INFERENCE, change) | {"apiVersion": f"kaito.sh/{version}"}, field_validation="Strict", dry_run="All"
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input": {"urls": None, "image": "registry/data:1", "imagePullSecrets": ["secret"]}},
+        {"input": {"urls": None, "volumeSource": {"persistentVolumeClaim": {"claimName": "data", "readOnly": True}}}},
+        {
+            "output": {
+                "image": None,
+                "imagePushSecret": None,
+                "volumeSource": {"persistentVolumeClaim": {"claimName": "x"}},
+            }
+        },
+        {
+            "output": {
+                "image": None,
+                "imagePushSecret": None,
+                "volumeSource": {"glusterfs": {"endpoints": "e", "path": "p"}},
+            }
+        },
+        {"config": "params"},
+    ],
+)
+def test_data_and_results_may_be_wherever_kaito_lets_them_be(server: Server, change: Change) -> None:
+    created = server.create(merged(TUNING, {"tuning": change}), field_validation="Strict", dry_run="All")
+
+    assert created["tuning"] | {"preset": None} == merged(TUNING, {"tuning": change})["tuning"] | {"preset": None}
+
+
 @pytest.mark.parametrize("method", ["lora", "QLoRA", "LoRA"])
 def test_a_method_is_accepted_in_any_case(server: Server, method: str) -> None:
     server.create(merged(TUNING, {"tuning": {"method": method}}), dry_run="All")
