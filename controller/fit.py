@@ -14,6 +14,7 @@ from kube.api.reasons import Reason
 from runtime.contract import Accelerator, ServePlan, TunePlan
 
 CAPABILITY = (7, 5)  # the oldest GPUs that the pinned torch has kernels for
+BFLOAT16 = (8, 0)  # the oldest that compute in bfloat16, which most models are stored in
 MOST_NODES = 64
 MOST_NODES_OVER_ETHERNET = 4  # pipelines over more hops than that wait more than they compute
 
@@ -171,6 +172,7 @@ def _serve_on_gpus(model: Model, sku: Sku, configuration: Configuration, layout:
         serve=ServePlan(
             model=model.label,
             accelerator=configuration.accelerator,
+            dtype="auto" if sku.capability and sku.capability >= BFLOAT16 else "float16",
             max_model_len=context,
             tensor_parallel_size=layout.tensor,
             pipeline_parallel_size=layout.pipeline,

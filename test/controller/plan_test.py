@@ -95,6 +95,16 @@ def test_a_v100_is_refused_on_cuda_with_what_fits_instead() -> None:
     assert refusal.message.endswith("use Standard_NC4as_T4_v3, Standard_NC8as_T4_v3 or Standard_NC16as_T4_v3")
 
 
+def test_a_gpu_without_bfloat16_is_told_to_compute_in_float16() -> None:
+    old, new = (
+        planned("phi-4-mini-instruct", name).serve for name in ("Standard_NC4as_T4_v3", "Standard_NV36ads_A10_v5")
+    )
+
+    assert old is not None
+    assert new is not None
+    assert (old.dtype, new.dtype) == ("float16", "auto")
+
+
 def test_an_amd_gpu_is_refused_since_the_runtime_is_built_for_cuda() -> None:
     assert refused("phi-4", "Standard_ND96isr_MI300X_v5").reason is Reason.INSTANCE_TYPE_UNSUPPORTED
 
