@@ -6,12 +6,10 @@ is not known is asked for, never assumed. Refuses to wait for Azure: what the po
 """
 
 import logging
-import random
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from kube.api import labels
-from kube.api.nodeclaim import LAUNCHED, REGISTERED, NodeClaim
+from kube.api.nodeclaim import LAUNCHED, NodeClaim
 from kube.api.nodeclass import NODE_CLASSES, KaitoNodeClassSpec
 from kube.api.workload import Node
 from kube.clock import timestamp
@@ -21,10 +19,8 @@ from provisioner import metrics
 from provisioner.claims import NAME, failed, launch_attempts, launch_time, owns
 from provisioner.cloud import (
     CloudError,
-    ClusterBusy,
     ClusterNotRunning,
     Instance,
-    InstanceExists,
     InsufficientCapacity,
     InvalidSpec,
     Launch,
@@ -32,29 +28,18 @@ from provisioner.cloud import (
     PolicyDenied,
     State,
     SubnetFull,
-    Throttled,
     Unauthorized,
-    UnknownOutcome,
 )
 from provisioner.context import Context, Draft
 from provisioner.offerings import Shortages, offerings
+from provisioner.patience import Patience
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 2  # machines that may come up broken before the claim has failed
 ALL_UNAVAILABLE = "all requested instance types were unavailable during launch"  # KAITO looks for these very words
 
-# First delay and longest delay in seconds, doubling in between, where the answer names none of its own.
-DELAYS: Mapping[type[CloudError], tuple[float, float]] = {
-    ClusterBusy: (10, 60),
-    ClusterNotRunning: (10, 10),  # as often as the state of the cluster is read anyway
-    UnknownOutcome: (1, 30),
-    InstanceExists: (0.2, 30),  # taken, says the PUT; absent, says the GET: somebody's delete is about to end
-    Throttled: (30, 60),
-    SubnetFull: (120, 600),
-    Unauthorized: (300, 300),
-    PolicyDenied: (300, 300),
-}
+LOOK_AGAIN = 30.0  # seconds; only a safety net, and the grain of the deadlines
 
 
 class LaunchPhase:
@@ -63,8 +48,7 @@ class LaunchPhase:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._shortages = Shortages(context.clock)
-        self._stopped_at: datetime | None = None  # when the cluster was last seen not running: deadlines begin anew
-        self._trouble: dict[str, tuple[int, float]] = {}  # name → failures in a row, monotonic moment of the next try
+        self._patience = Patience(context)
 
     async def reconcile(self, draft: Draft) -> timedelta | None:
         if failed(draft.conditions):
@@ -72,29 +56,26 @@ class LaunchPhase:
         if draft.conditions.is_true(LAUNCHED):
             await self._keep(draft)
             return None
-        waiting = self._wait_left(draft.name)
-        if waiting > 0:
-            return None if self._expired(draft) else timedelta(seconds=waiting)
+        waiting = self._patience.wait(draft.name)
+        if waiting > 0 and self._context.inventory.get(draft.name) is None:
+            return None if self._patience.expired(draft) else timedelta(seconds=waiting)
         try:
-            again = await self._advance(draft)
+            return await self._advance(draft)
         except CloudError as error:
             return self._refused(draft, error)
-        self._trouble.pop(draft.name, None)
-        return again
 
     def forget(self, claim_name: str, claim_uid: str) -> None:
-        self._trouble.pop(claim_name, None)
+        self._patience.forget(claim_name)
         self._shortages.forget(claim_uid)
 
     async def _advance(self, draft: Draft) -> timedelta | None:
         """One step: create, or look at what has been created."""
         cluster = await self._context.cloud.cluster()
         if not cluster.running:
-            self._stopped_at = self._context.clock.now()
             raise ClusterNotRunning(f"Waiting for the cluster: {cluster.detail}")
         instance = await self._find(draft.claim)
         if instance is None:
-            return None if self._expired(draft) else await self._create(draft)
+            return None if self._patience.expired(draft) else await self._create(draft)
         if not owns(draft.claim, instance, self._context.cluster_id):
             return self._taken(draft, instance)
         await self._keep(draft)
@@ -194,7 +175,7 @@ class LaunchPhase:
             again = self._next_offering(draft, instance.offering, node_class, error)
         elif isinstance(error, SubnetFull):
             draft.conditions.set(LAUNCHED, "Unknown", error.reason, str(error))
-            again = timedelta(seconds=self._hold_back(draft.name, error))
+            again = timedelta(seconds=self._patience.refused(draft.name, error))
         else:
             again = await self._count_broken(draft, error)
         if failed(draft.conditions):
@@ -231,9 +212,10 @@ class LaunchPhase:
             self._creating(draft, f"Agent pool {draft.name} is there; waiting for its node to join the cluster")
         else:
             self._creating(draft, f"Creating agent pool {draft.name}: {instance.offering}")
-        return None if self._expired(draft, instance) else self._watch(draft)
+        return None if self._patience.expired(draft, instance) else self._watch(draft, instance)
 
     def _launched(self, draft: Draft, instance: Instance, node: Node) -> None:
+        self._patience.forget(draft.name)
         offering = instance.offering
         zone = node.metadata.labels.get(labels.ZONE) or offering.zone
         draft.labels |= _single_values(draft.claim)
@@ -250,36 +232,10 @@ class LaunchPhase:
     def _creating(self, draft: Draft, message: str) -> None:
         draft.conditions.set(LAUNCHED, "Unknown", "Creating", message)
 
-    def _watch(self, draft: Draft) -> timedelta:
+    def _watch(self, draft: Draft, instance: Instance | None = None) -> timedelta:
         """Come back when the inventory or a node says so; the delay is for the deadlines alone."""
         self._context.inventory.wait_for(draft.name)
-        return timedelta(seconds=30)
-
-    def _expired(self, draft: Draft, instance: Instance | None = None) -> bool:
-        """Whether the time is up, in which case the claim has now failed."""
-        settings, name = self._context.settings, draft.name
-        if instance is not None and instance.state is State.SUCCEEDED:
-            since = self._context.inventory.in_state_since(name)
-            if since is None or self._context.clock.monotonic() - since <= settings.registration_timeout:
-                return False
-            minutes = settings.registration_timeout / 60
-            message = f"No node of agent pool {name} joined within {minutes:.0f} min; see the cluster's outbound rules"
-            draft.fail(REGISTERED, "RegistrationTimeout", message)
-            return True
-        # Without a pool the cluster has been busy, or the subnet full: that may take as long again.
-        limit = settings.launch_timeout * (1 if instance else 2)
-        if self._age(draft, instance) <= limit:
-            return False
-        last = draft.conditions.get(LAUNCHED)
-        why = f"; the last obstacle: {last.message}" if last else ""
-        draft.fail(LAUNCHED, "LaunchTimeout", f"No machine after {limit / 60:.0f} min{why}")
-        return True
-
-    def _age(self, draft: Draft, instance: Instance | None) -> float:
-        """Seconds that count: since the last request if that made a pool, and never those before a cluster's stop."""
-        began = (launch_time(draft.claim) if instance else None) or draft.since(LAUNCHED)
-        moments = [moment for moment in (began, self._stopped_at) if moment]
-        return (self._context.clock.now() - max(moments)).total_seconds() if moments else 0.0
+        return timedelta(seconds=min(LOOK_AGAIN, max(0.1, self._patience.left(draft, instance))))
 
     def _refused(self, draft: Draft, error: CloudError) -> timedelta | None:
         """Turn an answer of the cloud into the condition, and into the time of the next try."""
@@ -287,20 +243,11 @@ class LaunchPhase:
         if error.terminal:
             draft.fail(LAUNCHED, error.reason, str(error))
             return None
+        if not error.decided:
+            self._context.inventory.wait_for(draft.name)
         status = "False" if isinstance(error, (Unauthorized, PolicyDenied)) else "Unknown"
         draft.conditions.set(LAUNCHED, status, error.reason, str(error))
-        return timedelta(seconds=self._hold_back(draft.name, error))
-
-    def _hold_back(self, name: str, error: CloudError) -> float:
-        """Seconds until the next try of this claim, longer each time."""
-        failures = self._trouble.get(name, (0, 0.0))[0]
-        first, longest = DELAYS.get(type(error), (10, 300))
-        seconds = error.retry_after or min(longest, first * 2**failures) * random.uniform(0.8, 1.2)
-        self._trouble[name] = (failures + 1, self._context.clock.monotonic() + seconds)
-        return seconds
-
-    def _wait_left(self, name: str) -> float:
-        return self._trouble.get(name, (0, 0.0))[1] - self._context.clock.monotonic()
+        return timedelta(seconds=self._patience.refused(draft.name, error))
 
     def _count_created(self, draft: Draft, offering: Offering) -> None:
         metadata = draft.claim.metadata

@@ -1,0 +1,161 @@
+"""`python -m provisioner` as it runs in its Deployment: with nothing but its own roles, its lease, its probes and signals."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import aiohttp
+import pytest
+import yaml
+from kubernetes import client as independent
+from kubernetes import utils
+from kubernetes.client.exceptions import ApiException
+
+from hack.local.controlplane import ControlPlane
+from test.conftest import ROOT
+from test.expect import eventually
+from test.provisioner.conftest import Box
+
+NAMESPACE, ACCOUNT = "kaito-system", "node-provisioner"
+
+
+@dataclass
+class Process:
+    """One running provisioner."""
+
+    handle: asyncio.subprocess.Process
+    port: int
+
+    async def get(self, path: str) -> tuple[int, str]:
+        try:
+            async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{self.port}{path}") as answer:
+                return answer.status, await answer.text()
+        except aiohttp.ClientError:
+            return 0, ""
+
+    async def ready(self) -> bool:
+        return (await self.get("/readyz"))[0] == 200
+
+    async def end(self, number: int = signal.SIGTERM) -> int:
+        with suppress(ProcessLookupError):
+            self.handle.send_signal(number)
+        return await self.handle.wait()
+
+
+@pytest.fixture
+def roles(apiserver: ControlPlane, api: independent.ApiClient) -> str:
+    """The roles that manifests/ give the Deployment, and a kubeconfig of its service account."""
+    with suppress(ApiException):
+        independent.CoreV1Api(api).create_namespace({"metadata": {"name": NAMESPACE}})
+    for document in yaml.safe_load_all((ROOT / "manifests/provisioner/rbac.yaml").read_text()):
+        if "namespace" in document["metadata"]:
+            document["metadata"]["namespace"] = NAMESPACE
+        with suppress(utils.FailToCreateError):
+            utils.create_from_dict(api, document)
+    user = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
+    return str(apiserver.kubeconfig_for(ACCOUNT, user, ["system:serviceaccounts", "system:authenticated"]))
+
+
+@asynccontextmanager
+async def process(box: Box, kubeconfig: str, name: str = "one", *arguments: str) -> AsyncIterator[Process]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "KUBECONFIG": kubeconfig,
+        "ARM_SUBSCRIPTION_ID": box.settings.subscription_id,
+        "ARM_RESOURCE_GROUP": box.settings.resource_group,
+        "AZURE_CLUSTER_NAME": box.settings.cluster_name,
+        "ARM_ENDPOINT": box.emulator.endpoint,
+        "AZURE_CREDENTIAL": "none",
+        "LIST_SECONDS": "0.2",
+        "POD_NAME": name,
+        "POD_NAMESPACE": NAMESPACE,
+        "METRICS_PORT": str(port),
+        "ADDRESS": "127.0.0.1",
+    }
+    handle = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "provisioner", *arguments, cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE
+    )
+    running = Process(handle, port)
+    try:
+        yield running
+    finally:
+        if handle.returncode is None:
+            await running.end(signal.SIGKILL)
+
+
+async def test_its_own_roles_suffice_for_a_whole_life(idle: Box, roles: str) -> None:
+    async with process(idle, roles) as provisioner:
+        await eventually(provisioner.ready, timeout=20)
+        name, _ = await idle.ready()
+        idle.delete(name)
+        await idle.gone(name)
+        assert await idle.pool(name) is None
+        await eventually(lambda: _shows(provisioner, 'karpenter_nodeclaims_terminated_total{nodepool="kaito"} 1.0'))
+        _, metrics = await provisioner.get("/metrics")
+        assert await provisioner.end() == 0
+        assert provisioner.handle.stderr is not None
+        log = (await provisioner.handle.stderr.read()).decode()
+    assert "Traceback" not in log
+    assert "orbidden" not in log
+    assert 'kaito_arm_requests_total{code="200",verb="PUT"} 1.0' in metrics
+    assert 'controller_runtime_reconcile_total{controller="nodeclaim.lifecycle",result="success"}' in metrics
+
+
+async def test_killed_the_hard_way_its_successor_goes_on(idle: Box, roles: str) -> None:
+    """kill -9 in the middle of a create; the lease of the dead one expires, and nothing is asked for twice."""
+    await idle.emulator.admin.configure(createSeconds=2)
+    async with process(idle, roles, "first") as first:
+        await eventually(first.ready, timeout=20)
+        name = idle.claim()
+        await eventually(lambda: idle.puts(name), timeout=20)
+        await first.end(signal.SIGKILL)
+    async with process(idle, roles, "second") as second:
+        await idle.joined(name)
+        await idle.becomes(name, "Ready", "True", timeout=40)
+        assert len(await idle.emulator.admin.log(pool=name, kind="PUT")) == 1
+        assert await second.end() == 0
+
+
+async def test_only_the_leader_works_and_hands_over_at_once_when_it_ends(idle: Box, roles: str) -> None:
+    async with process(idle, roles, "first") as first, process(idle, roles, "second") as second:
+        await eventually(first.ready, timeout=20)
+        await eventually(second.ready, timeout=20)
+        await idle.ready()
+        _, one = await first.get("/metrics")
+        _, two = await second.get("/metrics")
+        worked = [text for text in (one, two) if 'kaito_arm_requests_total{code="200",verb="PUT"} 1.0' in text]
+        assert len(worked) == 1
+        leader, follower = (first, second) if worked[0] is one else (second, first)
+        assert await leader.end() == 0
+        await idle.ready()
+        assert (await follower.get("/readyz"))[0] == 200
+
+
+async def test_it_refuses_to_run_beside_gpu_provisioner(idle: Box, roles: str, namespace: str) -> None:
+    labels = {"app": "gpu-provisioner"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "none"}]}}
+    spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
+    apps = independent.AppsV1Api(idle.api)
+    apps.create_namespaced_deployment(namespace, {"metadata": {"name": "gpu-provisioner"}, "spec": spec})
+    try:
+        async with process(idle, roles) as provisioner:
+            assert await asyncio.wait_for(provisioner.handle.wait(), 20) == 1
+            assert provisioner.handle.stderr is not None
+            assert (
+                "kubectl scale deployment gpu-provisioner --replicas=0"
+                in (await provisioner.handle.stderr.read()).decode()
+            )
+    finally:
+        apps.delete_namespaced_deployment("gpu-provisioner", namespace)
+
+
+async def _shows(provisioner: Process, series: str) -> bool:
+    return series in (await provisioner.get("/metrics"))[1]
