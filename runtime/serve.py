@@ -26,11 +26,13 @@ from runtime.engine.client import EngineClient
 from runtime.engine.health import Vitals
 from runtime.engine.process import EngineProcess
 from runtime.engine.render import Engine
-from runtime.engine.supervisor import NORMAL, Duty, Loadable, Pace, Stopped, Supervisor, bad_adapter
+from runtime.engine.supervisor import ADAPTER_DOUBTFUL, NORMAL, Duty, Loadable, Pace, Stopped, Supervisor, bad_adapter
 from runtime.fault import Fault
 from runtime.status import Reporter, StatusServer, write_report
 
 logger = logging.getLogger(__name__)
+
+CONFIG_IGNORED = "ConfigIgnored"  # a warning's code: something in the user's config has no effect here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Server:
             around = pod.with_templates(around, self.adapter_dir, plan.chat_adapter)
             engine = render.render(plan, user, [item.rank for item in loadable], around, secrets.token_urlsafe(32))
             for warning in engine.warnings:
-                reporter.warn(Reason.CONFIG_INVALID, warning)
+                reporter.warn(CONFIG_IGNORED, warning)
             declared = [adapter.name for adapter in plan.adapters]
             duty = Duty(engine.model, declared, loadable, engine.headless, around.grace_seconds)
             self._supervise(engine, duty, Path(scratch), reporter)
@@ -73,7 +75,7 @@ class Server:
                 bad_adapter(reporter, adapter.name, str(invalid))
                 continue
             for warning in checked.warnings:
-                reporter.warn(Reason.ADAPTER_INVALID, f"adapter {adapter.name}: {warning}")
+                reporter.warn(ADAPTER_DOUBTFUL, f"adapter {adapter.name}: {warning}")
             path = strength.scale(checked.path, adapter.strength, scratch / adapter.name)
             loadable.append(Loadable(adapter, path, checked.rank))
         return loadable
@@ -83,7 +85,7 @@ class Server:
         file.touch(mode=0o600)  # it may hold an API key
         file.write_text(render.to_yaml(engine), encoding="utf-8")
         command = self.command(str(file), render.arguments(engine))
-        environment = pod.environment(engine, os.environ)
+        environment = pod.environment(engine, os.environ, scratch)
         client = EngineClient(self.port, engine.settings.secret, engine.api_key)
         supervisor = Supervisor(duty, client, reporter, self.vitals, pace=self.pace)
         supervisor.run(lambda heard: EngineProcess(command, environment, heard))

@@ -28,7 +28,7 @@ def surroundings(environment: Mapping[str, str]) -> Surroundings:
         cache=cache_root(Path(contract.CACHE_DIR)),
         cpus=machine.cpus(),
         memory=machine.memory(),
-        pod_index=_number(environment, contract.POD_INDEX_ENV, 0),
+        pod_index=_number(environment, contract.POD_INDEX_ENV, _ordinal(environment.get("HOSTNAME", ""))),
         grace_seconds=_number(environment, contract.GRACE_ENV, 30),
     )
 
@@ -69,7 +69,7 @@ def has_template(model: Path) -> bool:
         return False
 
 
-def environment(engine: Engine, inherited: Mapping[str, str]) -> dict[str, str]:
+def environment(engine: Engine, inherited: Mapping[str, str], temporary: Path) -> dict[str, str]:
     """The child's environment. What the pod's author set wins, but for a home that cannot be written to."""
     own = {
         http.SETTINGS_ENV: contract.encode(engine.settings),
@@ -77,7 +77,13 @@ def environment(engine: Engine, inherited: Mapping[str, str]) -> dict[str, str]:
     }
     if not os.access(inherited.get("HOME", ""), os.W_OK):
         own["HOME"] = engine.environment["HOME"]
-    return {**engine.environment, **inherited, **own}
+    return {**engine.environment, "TMPDIR": str(temporary), **inherited, **own}
+
+
+def _ordinal(hostname: str) -> int:
+    """The number at the end of the name of a StatefulSet's pod."""
+    number = hostname.rpartition("-")[2]
+    return int(number) if number.isdigit() else 0
 
 
 def _number(environment: Mapping[str, str], name: str, default: int) -> int:

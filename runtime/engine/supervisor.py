@@ -22,6 +22,9 @@ from runtime.status import Reporter
 
 logger = logging.getLogger(__name__)
 
+# A warning's code: an adapter is served, but may not do what its author meant. No reason of a condition, unlike
+# AdapterInvalid, which keeps the server from being ready.
+ADAPTER_DOUBTFUL = "AdapterDoubtful"
 COMPILING = ("torch.compile", "Capturing CUDA graph", "Warming up model for the compilation")
 
 
@@ -156,7 +159,7 @@ class Supervisor:
             return bad_adapter(self.reporter, name, probe.error())
         self.reporter.update(adapters=(*self.reporter.status.adapters, name))
         if base.ok and probe.ok and item.adapter.strength and engine_client.effect(base, probe) == 0:
-            self.reporter.warn(Reason.ADAPTER_INVALID, f"adapter {name} answers exactly as the base model does")
+            self.reporter.warn(ADAPTER_DOUBTFUL, f"adapter {name} answers exactly as the base model does")
 
     def _watch(self, process: EngineProcess) -> None:
         while True:
