@@ -19,6 +19,7 @@ from pathlib import Path
 
 import aiohttp
 
+from kube import errors
 from kube.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def in_cluster() -> bool:
 
 
 async def from_service_account() -> Identity:
-    """What the kubelet mounted into this pod. Raises OSError when the files are missing."""
+    """What the kubelet mounted into this pod. Raises OSError when that is incomplete."""
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     bracketed = f"[{host}]" if ":" in host else host
     token = _text(SERVICE_ACCOUNT / "token")
@@ -66,10 +67,14 @@ def from_kubeconfig(path: str) -> Source:
 
     async def read() -> Identity:
         from kubernetes_asyncio.client.configuration import Configuration
-        from kubernetes_asyncio.config import load_kube_config
+        from kubernetes_asyncio.config import ConfigException, load_kube_config
+        from yaml import YAMLError
 
         configuration = Configuration()
-        await load_kube_config(config_file=path or None, client_configuration=configuration, persist_config=False)
+        try:
+            await load_kube_config(config_file=path or None, client_configuration=configuration, persist_config=False)
+        except (ConfigException, YAMLError, TypeError) as error:  # TypeError: YAML of another shape than a kubeconfig
+            raise errors.NoCredentials(f"the kubeconfig {path or 'of $KUBECONFIG'} cannot be used: {error}") from error
         return Identity(
             str(configuration.host),
             authorization=configuration.api_key.get("BearerToken", ""),
@@ -101,7 +106,11 @@ class Auth:
 
     @classmethod
     async def load(cls, source: Source, clock: Clock) -> "Auth":
-        return cls(source, await source(), clock)
+        """Read the credentials for the first time. Raises NoCredentials."""
+        try:
+            return cls(source, await source(), clock)
+        except OSError as error:  # also what TLS says about a certificate that is none
+            raise errors.NoCredentials(f"the credentials cannot be read: {error}") from error
 
     @property
     def host(self) -> str:
@@ -138,7 +147,7 @@ class Auth:
                 return
             try:
                 self._adopt(await self._source())
-            except (OSError, ssl.SSLError, ValueError):
+            except (OSError, errors.NoCredentials):
                 # Half-written by whoever rotates it. The old reading may still work; the next minute reads again.
                 log.exception("Re-reading the credentials failed")
 

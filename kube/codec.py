@@ -6,10 +6,13 @@ Refuses to know what an object means; `kube.client` and `kube.watch` are the cal
 """
 
 import logging
+from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 import msgspec
+from prometheus_client.core import Metric
 
+from kube import metrics
 from kube.meta import Object, Resource, Wire
 
 log = logging.getLogger(__name__)
@@ -74,6 +77,7 @@ class Codec(Generic[T]):
         self._page = msgspec.json.Decoder(Page[resource.type])  # type: ignore[name-defined]  # a type made at run time
         self._frame = msgspec.json.Decoder(Frame[resource.type])  # type: ignore[name-defined]  # likewise
         self.salvaged = 0
+        metrics.publish(self)
 
     def object(self, body: bytes | msgspec.Raw) -> T:
         try:
@@ -102,6 +106,10 @@ class Codec(Generic[T]):
         if raw.type == "BOOKMARK":
             return Frame(raw.type, msgspec.json.decode(raw.object, type=Bookmark))
         return Frame(raw.type, self.object(raw.object))
+
+    def collect(self) -> Iterator[Metric]:
+        series = {"decode_errors": ("Objects with a field of unexpected shape.", float(self.salvaged))}
+        yield from metrics.counters(["name"], [self._resource.plural], series)
 
     def _salvage(self, body: bytes | msgspec.Raw, error: msgspec.ValidationError) -> T:
         self.salvaged += 1

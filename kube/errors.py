@@ -11,6 +11,10 @@ class KubeError(Exception):
     """Base of everything that `kube` raises on purpose."""
 
 
+class NoCredentials(KubeError):
+    """Neither a pod's mounted files nor a kubeconfig say where the API server is and who we are."""
+
+
 class ConnectionFailed(KubeError):
     """No answer: refused, reset, timed out, TLS failure. The request may or may not have been carried out."""
 

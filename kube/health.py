@@ -5,6 +5,7 @@ Answers as the API server's own endpoints do: 200 "ok", or 500 with one line per
 being checked.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Self
@@ -26,6 +27,7 @@ class Server:
 
     def __init__(self, runner: web.AppRunner, port: int) -> None:
         self._runner = runner
+        self._lag = asyncio.ensure_future(metrics.LoopLag().run())
         self.port = port  # the real one, where 0 was asked for
 
     async def __aenter__(self) -> Self:
@@ -35,6 +37,8 @@ class Server:
         await self.close()
 
     async def close(self) -> None:
+        self._lag.cancel()
+        await asyncio.wait({self._lag})
         await self._runner.cleanup()
 
 

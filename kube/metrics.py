@@ -5,6 +5,7 @@ costs four times as much as the queue cycle that it would measure). Objects that
 and are summed by name. Refuses to know what is being counted beyond its labels.
 """
 
+import asyncio
 import weakref
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -162,6 +163,35 @@ class ReconcileMetrics:
             {
                 "controller_runtime_max_concurrent_reconciles": ("Workers.", self._workers),
                 "controller_runtime_active_workers": ("Workers that reconcile right now.", self.active),
+            },
+        )
+
+
+class LoopLag:
+    """How late the event loop runs what is due: a blocking call or a long collection delays leases and probes alike."""
+
+    PERIOD = 1.0
+
+    def __init__(self) -> None:
+        self._last = self._worst = 0.0
+        publish(self)
+
+    async def run(self) -> None:
+        """Measure until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + self.PERIOD
+            await asyncio.sleep(self.PERIOD)
+            self._last = max(0.0, loop.time() - due)
+            self._worst = max(self._worst, self._last)
+
+    def collect(self) -> Iterator[Metric]:
+        yield from gauges(
+            [],
+            [],
+            {
+                "event_loop_lag_seconds": ("Delay of the last timer.", self._last),
+                "event_loop_lag_max_seconds": ("The longest such delay since the start.", self._worst),
             },
         )
 

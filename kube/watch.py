@@ -48,7 +48,7 @@ SHORT_WATCH = 1.0
 PROBE_SECONDS = 300.0
 # The longest Retry-After that is believed.
 LONGEST_WAIT = 60.0
-# Handlers give the loop a turn after this many events; 64 take about a millisecond.
+# The loop gets a turn after this many events; 64 take about a millisecond.
 TURN = 64
 
 
@@ -261,8 +261,6 @@ class Reflector(Generic[T]):
                 self._advance(frame.object.metadata.resource_version)
             else:
                 self._receive(frame)
-            if stream.events % TURN == 0:
-                await asyncio.sleep(0)
         await stream.lines.close()
         if self._clock.monotonic() - stream.opened < SHORT_WATCH:
             self.metrics.short_watches += 1
@@ -286,6 +284,8 @@ class Reflector(Generic[T]):
             if isinstance(frame, Status):
                 raise status_error(frame)
             stream.events += 1
+            if stream.events % TURN == 0:
+                await asyncio.sleep(0)  # a full buffer is read without waiting; others need their turn
             if frame.type in KNOWN_TYPES:
                 return frame
             log.warning("Skipping an event of unknown type %s", frame.type)

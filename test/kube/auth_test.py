@@ -184,6 +184,24 @@ async def test_server_of_a_foreign_authority_is_not_trusted(pod: Path, tmp_path:
             await client.get(CONFIG_MAPS, KEY)
 
 
+@pytest.mark.parametrize("content", [None, "", "[]", "a: [", "apiVersion: v1\nkind: Config\n"])
+async def test_unusable_kubeconfig_is_said_to_be_one(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "kubeconfig"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(errors.NoCredentials, match="kubeconfig"):
+        await Client.connect(user_agent="test", kubeconfig=str(path))
+
+
+async def test_pod_without_its_files_has_no_credentials(pod: Path) -> None:
+    (pod / "ca.crt").write_text("no certificate")
+    with pytest.raises(errors.NoCredentials):
+        await Client.connect(user_agent="test")
+    (pod / "token").unlink()
+    with pytest.raises(errors.NoCredentials):
+        await Client.connect(user_agent="test")
+
+
 def write_kubeconfig(folder: Path, port: int, authority: Authority, user: dict[str, object]) -> Path:
     cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority": str(authority.pair.certificate)}
     content = {

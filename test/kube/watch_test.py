@@ -232,6 +232,17 @@ async def test_broken_stream_is_recovered_from(server: WatchServer, clock: Skipp
     mirror.check_history()
 
 
+async def test_line_cut_short_is_asked_for_again_without_a_list(server: WatchServer, clock: SkippingClock) -> None:
+    server.put("a")
+    server.faults.append(Fault(lines=3, say=b'{"type":"MODIF'))
+    async with mirrored(server, clock) as mirror:
+        await follows(mirror, server)
+        server.put("b")
+        server.put("c")
+        await follows(mirror, server)
+        assert [request.params.get("resourceVersion") for request in server.requests] == [None, "12"]
+
+
 async def test_field_of_surprising_shape_does_not_lose_the_object(server: WatchServer, clock: SkippingClock) -> None:
     async with mirrored(server, clock) as mirror:
         await follows(mirror, server)
