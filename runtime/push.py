@@ -16,7 +16,7 @@ from runtime.contract import Artifact, ExitCode, Phase, Reason
 from runtime.fault import Fault, config_invalid
 from runtime.oci import layout, login, skopeo
 from runtime.oci.login import Login
-from runtime.oci.probe import Action, Verdict, probe
+from runtime.oci.probe import Action, Finding, Verdict, probe
 from runtime.oci.reference import Reference
 from runtime.retry import Schedule, until_deadline
 from runtime.sources.image import missing
@@ -79,12 +79,17 @@ def _attempt(image: Path, reference: Reference, secrets: Sequence[Path], scratch
 
 
 def _explain(reference: Reference, secrets: Sequence[Path], logins: Mapping[str, Login], printed: str) -> Fault:
-    own = login.login_for(reference, logins)
-    finding = probe(reference, own, Action.PUSH)
-    reason, detail = _REASONS[finding.verdict], finding.detail
+    finding = probe(reference, login.login_for(reference, logins), Action.PUSH)
     if finding.verdict is Verdict.OK:
-        detail = printed
-    if finding.verdict in (Verdict.UNAUTHORIZED, Verdict.DENIED) and own is None and secrets:
+        finding = Finding(finding.verdict, printed)
+    return refusal(reference, secrets, logins, finding)
+
+
+def refusal(reference: Reference, secrets: Sequence[Path], logins: Mapping[str, Login], finding: Finding) -> Fault:
+    """Turn what a registry answered into the reason that the user can act on."""
+    reason, detail = _REASONS[finding.verdict], finding.detail
+    refused = finding.verdict in (Verdict.UNAUTHORIZED, Verdict.DENIED)
+    if refused and secrets and login.login_for(reference, logins) is None:
         reason = Reason.SECRET_MISSING
         detail += f"; {missing(tuple(secrets), reference)}"
     return Fault(ExitCode.PUSH_FAILED, reason, f"{reference}: {detail}", retry=True)

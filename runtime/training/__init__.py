@@ -1,0 +1,1 @@
+"""Fine-tuning: configuration, defaults, model, trainer, checkpoints, export. `options` and `config` need no torch."""

@@ -1,0 +1,198 @@
+"""Checkpoints: complete or absent, kept where the result goes, resumed by the next pod only if they are its own.
+
+A checkpoint is a folder that the trainer wrote plus `manifest.json`, written last: sizes and digests of its files, the
+step, and what run it belongs to. The one of step 0 has no files; pushing it proves the right to push before a GPU is
+used. It knows no trainer: what the files are is not its business.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runtime import contract
+from runtime.contract import ExitCode, Phase, Reason
+from runtime.fault import Fault
+from runtime.oci import login
+from runtime.oci.probe import Action, Verdict, probe
+from runtime.oci.reference import Reference
+from runtime.push import CHECKPOINT_TYPE, push, refusal
+from runtime.retry import Schedule, until_deadline
+from runtime.sources.image import Image
+from runtime.status import Reporter
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+PREFIX = "checkpoint-"  # the trainer's name for them
+KEPT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    folder: Path
+    step: int
+    extra: Mapping[str, Any]  # what the run wants to find again, such as its micro-batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Remote:
+    """Where checkpoints go when the result is an image: a tag beside it."""
+
+    reference: Reference
+    secrets: tuple[Path, ...]
+
+
+class Store:
+    """The checkpoints of one run. `run` names the run: model, data and settings; another run's are never resumed."""
+
+    def __init__(self, folder: Path, run: str, remote: Remote | None, reporter: Reporter) -> None:
+        self.folder = folder
+        self.run = run
+        self.remote = remote
+        self.reporter = reporter
+        self._pushing: threading.Thread | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def record(self, step: int, extra: Mapping[str, Any]) -> Checkpoint:
+        """Complete the checkpoint of `step`: from here on it can be resumed."""
+        folder = self.folder / f"{PREFIX}{step}"
+        folder.mkdir(exist_ok=True)
+        files = {
+            str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": _sha256(path)}
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != MANIFEST
+        }
+        manifest = {"v": contract.VERSION, "run": self.run, "step": step, "extra": dict(extra), "files": files}
+        temporary = folder / f"{MANIFEST}.tmp"
+        temporary.write_text(json.dumps(manifest, sort_keys=True))
+        temporary.rename(folder / MANIFEST)
+        self.reporter.update(checkpoint_step=step)
+        self._forget_old()
+        return Checkpoint(folder, step, extra)
+
+    def latest(self) -> Checkpoint | None:
+        """The newest complete checkpoint of this run; damaged and foreign ones are passed over."""
+        found = [c for folder in self.folder.glob(f"{PREFIX}*") if (c := self._verified(folder)) is not None]
+        return max(found, key=lambda checkpoint: checkpoint.step, default=None)
+
+    def _verified(self, folder: Path) -> Checkpoint | None:
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            whole = all(
+                (folder / name).stat().st_size == file["size"] and _sha256(folder / name) == file["sha256"]
+                for name, file in manifest["files"].items()
+            )
+        except (OSError, ValueError, KeyError) as error:
+            logger.warning("%s is not complete (%s)", folder.name, type(error).__name__)
+            return None
+        if not whole:
+            logger.warning("%s is damaged", folder.name)
+        if manifest["run"] != self.run:
+            logger.info("%s belongs to another run", folder.name)
+        return (
+            Checkpoint(folder, manifest["step"], manifest["extra"]) if whole and manifest["run"] == self.run else None
+        )
+
+    def _forget_old(self) -> None:
+        folders = sorted(self.folder.glob(f"{PREFIX}*"), key=lambda f: int(f.name.removeprefix(PREFIX)))
+        for folder in folders[:-KEPT]:
+            shutil.rmtree(folder)
+
+    def restore(self, schedule: Schedule) -> Checkpoint | None:
+        """Bring the remote checkpoint here, if there is one, and return the latest. Raises Fault when nobody can say."""
+        if self.remote is not None:
+            until_deadline(schedule, self._pull, self.reporter)
+        return self.latest()
+
+    def _pull(self) -> None:
+        assert self.remote is not None
+        logins = login.read(self.remote.secrets)
+        finding = probe(self.remote.reference, login.login_for(self.remote.reference, logins), Action.PULL)
+        if finding.verdict in (Verdict.NOT_FOUND, Verdict.DENIED):
+            return  # none yet, or a login that may only push
+        if finding.verdict is not Verdict.OK:
+            raise refusal(self.remote.reference, self.remote.secrets, logins, finding)
+        work = self.folder / "pulled"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        reasons = (Reason.REGISTRY_UNAVAILABLE, Reason.REGISTRY_UNAVAILABLE)
+        source = Image(self.remote.reference, contract.IMAGE_DATA_DIR, self.remote.secrets, *reasons)
+        try:
+            self._adopt(source.download(work, self.reporter))
+        except Fault as fault:
+            raise Fault(ExitCode.PUSH_FAILED, fault.reason, str(fault), retry=fault.retry) from fault
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _adopt(self, tree: Path) -> None:
+        found = self._verified(tree)
+        if found is None:
+            return
+        target = self.folder / f"{PREFIX}{found.step}"
+        shutil.rmtree(target, ignore_errors=True)
+        tree.rename(target)
+
+    def publish(self, checkpoint: Checkpoint, schedule: Schedule) -> None:
+        """Push a checkpoint, waiting for it. Raises Fault when it cannot be done in time."""
+        if self.remote is None:
+            return
+        self.settle()
+        _push(self.remote, checkpoint, schedule, self.reporter)
+
+    def publish_meanwhile(self, checkpoint: Checkpoint, schedule: Schedule) -> None:
+        """Push in a thread, while training goes on. Left out while the one before is still on its way."""
+        if self.remote is None or (self._pushing is not None and self._pushing.is_alive()):
+            return
+        copy = self.folder / "publishing"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(checkpoint.folder, copy, copy_function=_link)
+        self._pushing = threading.Thread(
+            target=self._publish_quietly, args=(dataclasses.replace(checkpoint, folder=copy), schedule), daemon=True
+        )
+        self._pushing.start()
+
+    def _publish_quietly(self, checkpoint: Checkpoint, schedule: Schedule) -> None:
+        assert self.remote is not None
+        try:
+            _push(self.remote, checkpoint, schedule, Reporter(Phase.TRAINING))
+        except Fault as fault:
+            self.reporter.warn(fault.reason, f"the checkpoint of step {checkpoint.step} was not kept: {fault}")
+
+    def settle(self) -> None:
+        """Wait for a push that is on its way."""
+        if self._pushing is not None:
+            self._pushing.join()
+            self._pushing = None
+
+
+def _push(remote: Remote, checkpoint: Checkpoint, schedule: Schedule, reporter: Reporter) -> None:
+    push(
+        checkpoint.folder,
+        remote.reference,
+        secrets=remote.secrets,
+        annotations={"sh.kaito.checkpoint.step": str(checkpoint.step)},
+        schedule=schedule,
+        reporter=reporter,
+        artifact_type=CHECKPOINT_TYPE,
+    )
+
+
+def _link(source: str, target: str) -> str:
+    Path(target).hardlink_to(source)  # the trainer may rotate the folder away while it is being pushed
+    return target
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run_id(parts: Sequence[object]) -> str:
+    """Name a run by everything that its result depends on."""
+    return hashlib.sha256(json.dumps(list(parts), sort_keys=True, default=str).encode()).hexdigest()
