@@ -53,7 +53,8 @@ class Configs:
         watched = self._watched.get(config) or self._watch(config)
         watched.users.add(workspace)
         self._refers[workspace] = config
-        await asyncio.wait_for(watched.reflector.synced.wait(), SYNC_SECONDS)
+        async with asyncio.timeout(SYNC_SECONDS):  # not wait_for, which in Python 3.11 may swallow a cancellation
+            await watched.reflector.synced.wait()
         return watched.store.get(config)
 
     def forget(self, workspace: Key) -> None:

@@ -15,7 +15,6 @@ from controller import pods
 from controller.diagnosis import diagnose
 from controller.planning import Decision
 from controller.pods import Parts
-from controller.progress import INTERVAL
 from controller.status import Draft
 from controller.world import BODY, NameTaken, World, digest, metadata
 from kube.api import labels
@@ -134,7 +133,7 @@ class Inference:
         live = None
         for pod in found[:1]:  # the only polling while a server starts: one pod speaks for all
             live = await self._world.progress.read(pod)
-            draft.look_again(INTERVAL)
+            draft.look_again(self._world.progress.due(pod))
         problem = diagnose(found, nodes, live)
         if problem is not None:
             draft.fail(ConditionType.INFERENCE_READY, problem.reason, problem.message)

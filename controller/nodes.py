@@ -64,6 +64,7 @@ class Nodes:
         if not await self._leave_other_rungs(claims, rung, draft):
             return False
         seats = seated(claims, rung.nodes)
+        await self._give_back(workspace, claims, seats, rung)
         if await self._next_rung(workspace, decision, seats, draft):
             return False
         for ordinal, seat in enumerate(seats):
@@ -114,6 +115,18 @@ class Nodes:
             draft.wait(ConditionType.RESOURCE_READY, Reason.RESOURCES_NOT_READY, message)
         return not others
 
+    async def _give_back(
+        self, workspace: Workspace, claims: Sequence[NodeClaim], seats: Sequence[Sequence[NodeClaim]], rung: Rung
+    ) -> None:
+        """Delete claims beyond what the plan asks for, once no server is left that may run on them."""
+        servers = self._world.stateful_sets.get(workspace.metadata.key)
+        if servers is not None and servers.spec.replicas > rung.nodes:
+            return
+        needed = {claim.metadata.name for seat in seats for claim in seat}
+        for claim in claims:
+            if claim.metadata.name not in needed:
+                await self._world.delete(NODE_CLAIMS, claim)
+
     async def _next_rung(
         self, workspace: Workspace, decision: Decision, seats: Sequence[Sequence[NodeClaim]], draft: Draft
     ) -> bool:
@@ -159,9 +172,9 @@ class Nodes:
         except (Invalid, Forbidden, BadRequest, NotFound) as error:
             return self._refused(error, draft)
         self._not_before[place] = self._world.clock.monotonic() + self._backoff.when(place)
-        replacement = bool(seat) or place in self._failures
+        replacement = bool(seat) or place in self._failures or _held(draft, ConditionType.NODE_CLAIM_READY)
         self._world.metrics.claims_created.labels(str(replacement).lower()).inc()
-        draft.milestones.append(_creation(created, rung, seat))
+        draft.milestones.append(_creation(created, rung, seat, replacement=replacement))
         return True
 
     async def _create(self, workspace: Workspace, rung: Rung, ordinal: int, existing: set[str]) -> str:
@@ -371,10 +384,10 @@ def _held(draft: Draft, type_: ConditionType) -> bool:
     return any(condition.type == type_ and condition.true for condition in draft.workspace.status.conditions)
 
 
-def _creation(name: str, rung: Rung, seat: Sequence[NodeClaim]) -> Milestone:
-    if seat:
-        replaced = f"{_names(seat)} {'failed' if any(terminal(claim) for claim in seat) else 'is going'}"
-        return Milestone("Warning", "NodeClaimReplaced", f"{replaced}; created {name}", "CreateNodeClaim")
-    return Milestone(
-        "Normal", "NodeClaimCreated", f"Created NodeClaim {name} for {rung.instance_type}", "CreateNodeClaim"
-    )
+def _creation(name: str, rung: Rung, seat: Sequence[NodeClaim], *, replacement: bool) -> Milestone:
+    if not replacement:
+        created = f"Created NodeClaim {name} for {rung.instance_type}"
+        return Milestone("Normal", "NodeClaimCreated", created, "CreateNodeClaim")
+    fate = "failed" if any(terminal(claim) for claim in seat) else "was deleted"
+    replaced = f"{_names(seat) or 'a NodeClaim'} {fate}; created {name}"
+    return Milestone("Warning", "NodeClaimReplaced", replaced, "CreateNodeClaim")

@@ -165,7 +165,7 @@ def environment(workspace: Workspace, settings: Settings, grace_seconds: int) ->
         plain["HF_ENDPOINT"] = settings.hub_endpoint
     if settings.ca_bundle:
         plain |= dict.fromkeys(CA_VARIABLES, contract.CA_BUNDLE)
-    fields = {contract.POD_UID_ENV: "metadata.uid"}
+    fields = {contract.POD_UID_ENV: "metadata.uid", contract.POD_INDEX_ENV: f"metadata.labels['{labels.POD_INDEX}']"}
     return [{"name": name, "value": value} for name, value in plain.items()] + [
         {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()
     ]

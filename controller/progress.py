@@ -27,12 +27,17 @@ class Progress:
     async def read(self, pod: Pod) -> contract.Status | None:
         """Return what the pod's program last said of itself, asking anew when that is older than INTERVAL."""
         uid = pod.metadata.uid
-        asked, answer = self._answers.get(uid, (float("-inf"), None))
-        if self._clock.monotonic() - asked < INTERVAL:
+        answer = self._answers[uid][1] if uid in self._answers else None
+        if self.due(pod) > 0:
             return answer
         answer = await self._ask(pod.status.pod_ip) if pod.status.pod_ip else None
         self._answers[uid] = (self._clock.monotonic(), answer)
         return answer
+
+    def due(self, pod: Pod) -> float:
+        """Return the seconds until `read` would ask anew."""
+        asked, _ = self._answers.get(pod.metadata.uid, (float("-inf"), None))
+        return max(0.0, asked + INTERVAL - self._clock.monotonic())
 
     def forget(self, pod_uid: str) -> None:
         """The pod is gone."""

@@ -14,7 +14,6 @@ from controller import pods
 from controller.diagnosis import Problem, diagnose, final_report, main_started, terminal
 from controller.inference import Inference, owned, render_ca
 from controller.planning import Decision
-from controller.progress import INTERVAL
 from controller.status import Draft, condition_of
 from controller.world import BODY, NameTaken, World, digest, metadata
 from kube.api import labels
@@ -127,7 +126,7 @@ class Tuning:
         if "Complete" in ended:
             self._succeeded(workspace, spec, decision, found, draft)
         elif "Failed" in ended:
-            problem = diagnose(found, ()) or Problem(Reason.TRAINER_FAILED, ended["Failed"].message)
+            problem = _of_trainer(diagnose(found, ())) or Problem(Reason.TRAINER_FAILED, ended["Failed"].message)
             self._retry_later(workspace, job, problem, draft)
         else:
             await self._running(workspace, found, draft)
@@ -137,16 +136,18 @@ class Tuning:
         current = next((pod for pod in found if not terminal(pod)), None)
         live = await self._world.progress.read(current) if current is not None else None
         if current is not None:
-            draft.look_again(INTERVAL)
+            draft.look_again(self._world.progress.due(current))
         nodes = [node for name in draft.worker_nodes if (node := self._world.nodes.get(Key("", name)))]
-        problem = diagnose([current] if current else found[:1], nodes, live)
+        problem = _of_trainer(diagnose([current] if current else found[:1], nodes, live))
         if live is not None:
             draft.tuning = progressed(draft.tuning, live)
         if current is not None and main_started(current, workspace.metadata.name):
             draft.done(ConditionType.JOB_STARTED, Reason.JOB_STARTED)
+        elif draft.conditions.is_true(ConditionType.JOB_STARTED):
+            pass  # between two pods of a Job that goes on
         elif problem is not None:
             draft.fail(ConditionType.JOB_STARTED, problem.reason, problem.message)
-        elif not draft.conditions.is_true(ConditionType.JOB_STARTED):
+        else:
             draft.wait(ConditionType.JOB_STARTED, Reason.JOB_PENDING, _doing(current, live))
         told = problem if problem and problem.reason != contract.Reason.PREEMPTED else None
         self._not_tuned(draft, told or Problem(Reason.TUNING, _doing(current, live)), trouble=told is not None)
@@ -198,6 +199,13 @@ class Tuning:
         say = draft.fail if trouble else draft.wait
         say(ConditionType.TUNED, problem.reason, problem.message)
         draft.wait(ConditionType.INFERENCE_READY, Reason.TUNING, "waiting for the tuned model")
+
+
+def _of_trainer(problem: Problem | None) -> Problem | None:
+    """A trainer is not restarted in place: what a server's crash loop is, is its failure."""
+    if problem is not None and problem.reason == Reason.CRASH_LOOP:
+        return problem._replace(reason=Reason.TRAINER_FAILED)
+    return problem
 
 
 def tuned_for(workspace: Workspace, inputs: str) -> bool:

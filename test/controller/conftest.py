@@ -19,7 +19,7 @@ def stage(api: independent.ApiClient, namespace: str, crds: None) -> Iterator[St
     for workspace in found:
         made.name = workspace["metadata"]["name"]
         made.delete()
-        if made.workspace() is not None:
+        if made.workspace():
             made.patch({"metadata": {"finalizers": None}})
         for claim in made.claims():
             made.remove_claim(claim["metadata"]["name"])

@@ -31,6 +31,7 @@ SETTINGS = Settings(
     weights_registry="registry.example/models",
     accelerator="cpu",
     workers=4,
+    pod_name="controller-under-test",
 )
 _serial = itertools.count()
 
@@ -70,15 +71,16 @@ class Stage:
     def delete(self) -> None:
         self.custom.delete_namespaced_custom_object("kaito.sh", "v1beta1", self.namespace, "workspaces", self.name)
 
-    def workspace(self) -> Json | None:
-        return _or_none(
+    def workspace(self) -> Json:
+        """The Workspace as stored; as with everything read here, nothing ({}) where there is none."""
+        return _read(
             lambda: self.custom.get_namespaced_custom_object(
                 "kaito.sh", "v1beta1", self.namespace, "workspaces", self.name
             )
         )
 
     def status(self) -> Json:
-        return (self.workspace() or {}).get("status", {})
+        return dict(self.workspace().get("status", {}))
 
     def condition(self, type_: str) -> Json:
         return next((c for c in self.status().get("conditions", []) if c["type"] == type_), {})
@@ -90,7 +92,7 @@ class Stage:
 
     def configure(self, name: str, **data: str) -> None:
         body = {"metadata": {"name": name}, "data": data}
-        if _or_none(lambda: self.core.read_namespaced_config_map(name, self.namespace)) is None:
+        if not self._json(lambda: self.core.read_namespaced_config_map(name, self.namespace)):
             self.core.create_namespaced_config_map(self.namespace, body)
         else:
             self.core.replace_namespaced_config_map(name, self.namespace, body)
@@ -175,17 +177,20 @@ class Stage:
 
     # The StatefulSet controller and the kubelet
 
-    def stateful_set(self) -> Json | None:
-        found = _or_none(lambda: self.apps.read_namespaced_stateful_set(self.name, self.namespace))
-        return self.json(found) if found is not None else None
+    def stateful_set(self) -> Json:
+        return self._json(lambda: self.apps.read_namespaced_stateful_set(self.name, self.namespace))
 
-    def job(self) -> Json | None:
-        found = _or_none(lambda: self.batch.read_namespaced_job(self.name, self.namespace))
-        return self.json(found) if found is not None else None
+    def job(self) -> Json:
+        return self._json(lambda: self.batch.read_namespaced_job(self.name, self.namespace))
 
-    def service(self, suffix: str = "") -> Json | None:
-        found = _or_none(lambda: self.core.read_namespaced_service(self.name + suffix, self.namespace))
-        return self.json(found) if found is not None else None
+    def service(self, suffix: str = "") -> Json:
+        return self._json(lambda: self.core.read_namespaced_service(self.name + suffix, self.namespace))
+
+    def config_map(self, name: str) -> Json:
+        return self._json(lambda: self.core.read_namespaced_config_map(name, self.namespace))
+
+    def _json(self, read: Callable[[], Any]) -> Json:
+        return _read(lambda: self.json(read()))
 
     def start_pod(self, owner: Json, name: str, kind: str) -> str:
         """Create a pod from the owner's template, as its controller does."""
@@ -203,13 +208,11 @@ class Stage:
 
     def start_servers(self) -> list[str]:
         owner = self.stateful_set()
-        assert owner is not None
         return [self.start_pod(owner, f"{self.name}-{i}", "StatefulSet") for i in range(owner["spec"]["replicas"])]
 
     def set_servers(self, *, ready: bool = True) -> None:
         """Say that all servers of the newest template are ready, or not."""
         owner = self.stateful_set()
-        assert owner is not None
         wanted = owner["spec"]["replicas"]
         status = {
             "observedGeneration": owner["metadata"]["generation"],
@@ -221,7 +224,6 @@ class Stage:
 
     def start_job_pod(self, suffix: str = "a1") -> str:
         owner = self.job()
-        assert owner is not None
         return self.start_pod(owner, f"{self.name}-{suffix}", "Job")
 
     def pod_status(self, name: str, **status: Any) -> None:
@@ -362,13 +364,13 @@ async def running(
             raise error
 
 
-def _or_none(read: Callable[[], Any]) -> Any:
+def _read(read: Callable[[], Any]) -> Json:
     try:
-        return read()
+        return dict(read())
     except independent.ApiException as error:
         if error.status != 404:
             raise
-        return None
+        return {}
 
 
 INFERENCE: Json = {

@@ -1,0 +1,326 @@
+"""What can go wrong and is not the controller's fault: each shows a reason and a message of its own, and heals where it can."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from controller.loop import Loop
+from controller.progress import Progress
+from kube.client import Client
+from runtime import contract
+from test.clock import VirtualClock
+from test.controller.stage import (
+    INFERENCE,
+    TUNING,
+    Stage,
+    changed,
+    container_status,
+    ended,
+    report,
+    running,
+)
+from test.expect import eventually
+
+
+async def test_an_unknown_preset_names_the_nearest(stage: Stage, controller: Loop) -> None:
+    """The schema refuses unknown short names; a name that a later schema allowed is refused here."""
+    stage.create(changed(INFERENCE, inference={"preset": {"name": "nobody/smollm2-135m"}}))
+    await stage.reads(ResourceReady="F ModelUnresolved", WorkspaceReady="F ModelUnresolved", state="Pending")
+    assert not stage.claims()
+
+
+async def test_an_unknown_instance_type_costs_nothing_and_names_the_nearest(stage: Stage, controller: Loop) -> None:
+    stage.create(
+        changed(
+            INFERENCE,
+            resource={"instanceType": "Standard_NC24ads_A100_v5", "labelSelector": {"matchLabels": {"a": "b"}}},
+        )
+    )
+    await stage.reads(ResourceReady="F InstanceTypeUnknown", WorkspaceReady="F InstanceTypeUnknown", state="Pending")
+    assert "Standard_NC24ads_A100_v4" in stage.condition("ResourceReady")["message"]
+    assert not stage.claims()
+
+
+async def test_a_missing_config_map_is_named_and_noticed_when_it_comes(stage: Stage, controller: Loop) -> None:
+    stage.create(changed(INFERENCE, inference={"config": "engine"}))
+    await stage.reads(ResourceReady="F ConfigMapMissing", state="Pending")
+    assert "engine" in stage.condition("ResourceReady")["message"]
+    assert not stage.claims()
+    stage.configure("engine", **{"inference_config.yaml": "vllm:\n  max-model-len: 1024\n"})
+    await eventually(stage.claims)
+
+
+async def test_a_config_map_without_the_key_or_with_bad_yaml_is_refused(stage: Stage, controller: Loop) -> None:
+    stage.configure("engine", other="x")
+    stage.create(changed(INFERENCE, inference={"config": "engine"}))
+    await stage.reads(ResourceReady="F ConfigInvalid")
+    assert "inference_config.yaml" in stage.condition("ResourceReady")["message"]
+    stage.configure("engine", **{"inference_config.yaml": "vllm:\n  max-model-len: [\n"})
+    await eventually(lambda: "not YAML" in stage.condition("ResourceReady")["message"])
+    stage.configure("engine", **{"inference_config.yaml": "vllm:\n  max-model-len: many\n"})
+    await eventually(lambda: "max-model-len" in stage.condition("ResourceReady")["message"])
+    assert not stage.claims()
+
+
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        ("QuotaExceeded", "limit 8, usage 8, required 6: ask for a higher quota of standardNCFamily"),
+        ("InsufficientCapacity", "no capacity for Standard_NC6s_v3 in westus2"),
+    ],
+)
+async def test_a_refused_claim_shows_the_provisioners_words_and_is_asked_for_again(
+    client: Client, stage: Stage, reason: str, message: str
+) -> None:
+    clock = VirtualClock()
+    async with running(client, clock=clock):
+        stage.create(INFERENCE)
+        claim = (await eventually(stage.claims))[0]
+        stage.say(claim, [("Launched", "False", reason, message), ("Ready", "False", "UnhealthyDependents", "")])
+        await stage.reads(NodeClaimReady=f"F {reason}", ResourceReady=f"F {reason}", WorkspaceReady=f"F {reason}")
+        assert stage.condition("WorkspaceReady")["message"] == message
+        assert len(stage.claims()) == 1  # not before its backoff
+        await clock.advance(11)
+        fresh = await eventually(
+            lambda: [c for c in stage.claims() if c["metadata"]["uid"] != claim["metadata"]["uid"]]
+        )
+        await stage.reads(ResourceReady=f"F {reason}")  # until the new attempt has news of its own
+        stage.provision(fresh[0])
+        await stage.reads(ResourceReady="T")
+
+
+async def test_a_deleted_claim_is_replaced_and_told(stage: Stage, controller: Loop) -> None:
+    stage.create(INFERENCE)
+    claim = await stage.nodes_ready()
+    stage.delete_claim(claim["metadata"]["name"])
+    fresh = await eventually(lambda: [c for c in stage.claims() if c["metadata"]["uid"] != claim["metadata"]["uid"]])
+    await stage.reads(ResourceReady="F")
+    stage.provision(fresh[0])
+    await stage.reads(ResourceReady="T")
+    await eventually(lambda: "NodeClaimReplaced" in {reason for _, reason, _ in stage.events()})
+
+
+async def test_a_claim_that_takes_long_to_go_is_replaced_by_the_next_attempt(stage: Stage, controller: Loop) -> None:
+    stage.create(INFERENCE)
+    claim = await stage.nodes_ready()
+    stage.hold_claim(claim["metadata"]["name"])
+    stage.delete_claim(claim["metadata"]["name"])
+    names = await eventually(
+        lambda: found if len(found := [c["metadata"]["name"] for c in stage.claims()]) == 2 else []
+    )
+    assert claim["metadata"]["name"] in names
+
+
+async def test_a_node_that_is_lost_is_named_and_the_server_is_not_ready(stage: Stage, controller: Loop) -> None:
+    stage.create(INFERENCE)
+    claim = (await eventually(stage.claims))[0]
+    node = stage.provision(claim)
+    await stage.reads(ResourceReady="T")
+    await stage.serving()
+    stage.set_node(node, ready=False)
+    await stage.reads(NodesReady="F NodeNotReady", ResourceReady="F NodeNotReady", state="NotReady")
+    assert node in stage.condition("ResourceReady")["message"]
+    stage.set_node(node)
+    await stage.reads(ResourceReady="T", WorkspaceReady="T", state="Ready")
+    stage.core.delete_node(node)
+    await stage.reads(NodesReady="F NodeNotReady", WorkspaceReady="F NodeNotReady", state="NotReady")
+
+
+async def test_gpus_that_are_not_allocatable_yet_are_waited_for(stage: Stage, controller: Loop) -> None:
+    stage.create(INFERENCE)
+    claim = (await eventually(stage.claims))[0]
+    node = stage.provision(claim, gpus=0)
+    await stage.reads(NodesReady="F NodePluginsNotReady", ResourceReady="F NodePluginsNotReady")
+    assert not stage.stateful_set()
+    stage.set_node(node, gpus=1)
+    await stage.reads(ResourceReady="T")
+    await eventually(stage.stateful_set)
+
+
+@pytest.fixture
+async def program() -> AsyncIterator[dict[str, contract.Status]]:
+    """The status port of a pod, on an address of its own: what it says can be changed."""
+    said = {"status": contract.Status()}
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=contract.encode(said["status"]))
+
+    application = web.Application()
+    application.router.add_get("/status", answer)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.87.1", 5002).start()
+    yield said
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        ("PushUnauthorized", "private.example refused the credentials of Secret registry-push (401)"),
+        ("SecretMissing", "Secret registry-push does not exist or has no key .dockerconfigjson"),
+    ],
+)
+async def test_what_a_program_complains_of_while_it_retries_is_shown_and_heals(
+    client: Client, stage: Stage, program: dict[str, contract.Status], reason: str, message: str
+) -> None:
+    program["status"] = contract.Status(phase="Pushing", reason=reason, message=message, step=40, total_steps=40)
+    clock = VirtualClock()
+    async with running(client, clock=clock, progress=Progress(clock)):
+        stage.create(TUNING)
+        await stage.training(ip="127.0.87.1")
+        await stage.reads(JobStarted="T", Tuned=f"F {reason}", WorkspaceReady=f"F {reason}", state="Running")
+        assert stage.condition("WorkspaceReady")["message"] == message
+        program["status"] = contract.Status(phase="Training", step=12, total_steps=40, loss=1.25, eta_seconds=95)
+        await clock.advance(10.1)
+        await stage.reads(Tuned="F Tuning", WorkspaceReady="F Tuning")
+
+
+async def test_progress_is_shown_while_training(
+    client: Client, stage: Stage, program: dict[str, contract.Status]
+) -> None:
+    program["status"] = contract.Status(
+        phase="Training", step=12, total_steps=40, loss=1.2512, eta_seconds=95, checkpoint_step=10
+    )
+    async with running(client):
+        stage.create(TUNING)
+        await stage.training(ip="127.0.87.1")
+        await eventually(lambda: stage.status().get("tuning"))
+        shown = {"step": 12, "totalSteps": 40, "loss": "1.251", "eta": "1m35s", "checkpoint": 10}
+        assert stage.status()["tuning"] == shown
+        assert "step 12 of 40" in stage.condition("WorkspaceReady")["message"]
+
+
+async def test_a_fetch_that_retries_says_why_before_the_pod_runs(
+    client: Client, stage: Stage, program: dict[str, contract.Status]
+) -> None:
+    program["status"] = contract.Status(
+        phase="Fetching", reason="DataUnreachable", message="https://data.example/train.parquet: 404"
+    )
+    async with running(client):
+        stage.create(TUNING)
+        await stage.nodes_ready()
+        await eventually(stage.job)
+        pod = stage.start_job_pod()
+        stage.pod_status(pod, phase="Pending", podIP="127.0.87.1")
+        await stage.reads(JobStarted="F DataUnreachable", Tuned="F DataUnreachable", WorkspaceReady="F DataUnreachable")
+        assert "404" in stage.condition("WorkspaceReady")["message"]
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "reason"),
+    [(73, "PushUnauthorized"), (66, "DataUnreachable"), (66, "SecretMissing"), (70, "TrainerFailed")],
+)
+async def test_a_job_that_gave_up_says_why(stage: Stage, controller: Loop, exit_code: int, reason: str) -> None:
+    stage.create(TUNING)
+    pod = await stage.training()
+    stage.end_main(pod, exit_code, report(exit_code, reason, f"said the program: {reason}"))
+    stage.end_job("Failed")
+    await stage.reads(
+        JobStarted="F WorkspaceTuningJobStatusFailed", Tuned=f"F {reason}", WorkspaceReady=f"F {reason}", state="Failed"
+    )
+    assert stage.condition("WorkspaceReady")["message"] == f"said the program: {reason}"
+    await eventually(lambda: ("Warning", reason) in {(type_, why) for type_, why, _ in stage.events()})
+
+
+async def test_an_init_container_that_failed_says_why(stage: Stage, controller: Loop) -> None:
+    stage.create(TUNING)
+    await stage.nodes_ready()
+    await eventually(stage.job)
+    pod = stage.start_job_pod()
+    gave_up = container_status(
+        "fetch-data", state=ended(66, report(66, "DataUnreachable", "no answer from data.example"))
+    )
+    stage.pod_status(pod, phase="Failed", initContainerStatuses=[gave_up])
+    await stage.reads(JobStarted="F DataUnreachable", Tuned="F DataUnreachable", state="Pending")
+
+
+async def test_a_failed_job_that_may_be_mended_from_outside_is_tried_again(client: Client, stage: Stage) -> None:
+    clock = VirtualClock()
+    async with running(client, clock=clock):
+        stage.create(TUNING)
+        pod = await stage.training()
+        first = stage.job()["metadata"]["uid"]
+        stage.end_main(pod, 66, report(66, "SecretMissing", "Secret registry-push does not exist"))
+        stage.end_job("Failed")
+        await stage.reads(Tuned="F SecretMissing", state="Failed")
+        stage.remove_pod(pod)
+        await clock.advance(61)
+        await eventually(lambda: stage.job().get("metadata", {}).get("uid", first) != first)
+
+
+async def test_a_failure_that_only_an_edit_can_mend_is_not_tried_again(client: Client, stage: Stage) -> None:
+    clock = VirtualClock()
+    async with running(client, clock=clock):
+        stage.create(TUNING)
+        pod = await stage.training()
+        first = stage.job()["metadata"]["uid"]
+        stage.end_main(pod, 65, report(65, "DatasetInvalid", "row 3"))
+        stage.end_job("Failed")
+        await stage.reads(Tuned="F DatasetInvalid", state="Failed")
+        await clock.advance(3600)
+        assert stage.job()["metadata"]["uid"] == first
+        stage.remove_pod(pod)
+        stage.patch({"tuning": {"input": {"urls": ["https://data.example/better.parquet"]}}})
+        await eventually(lambda: stage.job().get("metadata", {}).get("uid", first) != first)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "reason"),
+    [
+        ("ErrImagePull", "ImagePullError"),
+        ("ImagePullBackOff", "ImagePullError"),
+        ("CreateContainerConfigError", "ContainerStartError"),
+    ],
+)
+async def test_a_container_that_cannot_start_says_why_for_both_workloads(
+    stage: Stage, controller: Loop, waiting: str, reason: str
+) -> None:
+    blocked = container_status(stage.name, state={"waiting": {"reason": waiting, "message": "as the kubelet says"}})
+    stage.create(TUNING)
+    await stage.nodes_ready()
+    await eventually(stage.job)
+    stage.pod_status(stage.start_job_pod(), phase="Pending", containerStatuses=[blocked])
+    await stage.reads(JobStarted=f"F {reason}", Tuned=f"F {reason}")
+    stage.create(INFERENCE)
+    await stage.nodes_ready()
+    await eventually(stage.stateful_set)
+    stage.pod_status(stage.start_servers()[0], phase="Pending", containerStatuses=[blocked])
+    await stage.reads(InferenceReady=f"F {reason}", WorkspaceReady=f"F {reason}")
+    assert "as the kubelet says" in stage.condition("WorkspaceReady")["message"]
+
+
+async def test_a_claim_that_the_api_server_refuses_is_shown(stage: Stage, controller: Loop) -> None:
+    """R2: where KAITO stalls in silence."""
+    stage.create(
+        changed(INFERENCE, resource={"labelSelector": {"matchLabels": {"apps": "smollm"}}, "zones": ["not a zone!"]})
+    )
+    await stage.reads(ResourceReady="F NodeClaimRejected", WorkspaceReady="F NodeClaimRejected", state="Pending")
+    assert "requirements" in stage.condition("ResourceReady")["message"]
+
+
+async def test_an_object_of_the_same_name_is_not_taken_over(stage: Stage, controller: Loop) -> None:
+    name = INFERENCE["metadata"]["name"]
+    stage.core.create_namespaced_service(
+        stage.namespace, {"metadata": {"name": name}, "spec": {"ports": [{"port": 1}], "selector": {"mine": "yes"}}}
+    )
+    stage.create(INFERENCE)
+    await stage.nodes_ready()
+    await stage.reads(InferenceReady="F NameConflict", WorkspaceReady="F NameConflict")
+    assert stage.service()["spec"]["selector"] == {"mine": "yes"}
+
+
+async def test_events_tell_the_milestones(stage: Stage, controller: Loop) -> None:
+    stage.create(TUNING)
+    await stage.tuned()
+    await stage.serving()
+    wanted = {
+        ("Normal", "NodeClaimCreated"),
+        ("Normal", "NodesReady"),
+        ("Normal", "WorkspaceTuningJobStatusStarted"),
+        ("Normal", "Tuned"),
+        ("Normal", "WorkspaceInferenceStatusSuccess"),
+    }
+    await eventually(lambda: wanted <= {(type_, reason) for type_, reason, _ in stage.events()})
+    assert not [event for event in stage.events() if event[0] == "Warning"]
