@@ -93,7 +93,7 @@ def install_packages() -> None:
     with step(f"installed {' '.join(missing)}"), _no_service_starts():
         run("apt-get", "update", environment=environment)
         command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
-        run_with_progress("apt-get install", command, describe=lambda _, line: line[:80], environment=environment)
+        run_with_progress("apt-get install", command, environment=environment)
 
 
 def source_key(folder: Path, *more: str) -> str:

@@ -4,6 +4,7 @@ Knows nothing of which images there are.
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from hack.local import assets
 from hack.local.console import run, run_with_progress
-from hack.local.process import BoxError
+from hack.local.process import OWNER_MARK, BoxError
 
 # Read by containerd since 1.5; a third of gzip's time at the same size.
 COMPRESSION = ("--compression-format", "zstd", "--compression-level", "1")
@@ -22,10 +23,11 @@ CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 @dataclass(frozen=True)
 class Store:
-    """buildah's storage for a while."""
+    """buildah's storage for a while. What runs for it carries the mark of `box`, so that `down` can end it."""
 
     root: Path
     scratch: Path
+    box: Path
 
     def build(
         self, dockerfile: Path, context: Path, target: str, tag: str, arguments: Mapping[str, str] | None = None
@@ -39,9 +41,7 @@ class Store:
         if target:
             options += ["--target", target]
         command = [*self._buildah(), "build", *options, "--tag", tag, "--file", dockerfile, context]
-        run_with_progress(
-            f"building {tag}", command, describe=lambda _, line: line[:90], environment=self._environment()
-        )
+        run_with_progress(f"building {tag}", command, environment=self.environment())
 
     def import_tree(self, tree: Path, tag: str) -> None:
         """Make an image of one layer from a folder that is a root file system."""
@@ -54,33 +54,54 @@ class Store:
         compression = COMPRESSION if compress else ("--disable-compression",)
         options = ("--format", "oci", "--tls-verify=false", *compression)
         command = [*self._buildah(), "push", *options, tag, f"docker://{destination}"]
-        run_with_progress(f"pushing {destination}", command, describe=lambda _, line: line[:90])
+        run_with_progress(f"pushing {destination}", command, environment=self.environment())
 
     def run(self, *words: str | Path) -> str:
-        return run(*self._buildah(), *words, environment=self._environment())
+        return run(*self._buildah(), *words, environment=self.environment())
 
     def _buildah(self) -> tuple[str | Path, ...]:
         # Never vfs, which copies the whole file system for each layer.
         return ("buildah", "--root", self.root, "--runroot", self.scratch, "--storage-driver", "overlay")
 
-    def _environment(self) -> dict[str, str]:
-        return {**os.environ, "TMPDIR": str(self.root.parent)}  # layers of gigabytes do not belong in /tmp
+    def environment(self) -> dict[str, str]:
+        # Layers of gigabytes do not belong in /tmp.
+        return {**os.environ, "TMPDIR": str(self.root.parent), OWNER_MARK: str(self.box.resolve())}
 
 
 @contextlib.contextmanager
-def store() -> Iterator[Store]:
-    """A fresh store in the cache, removed at the end, also when interrupted; leftovers of a killed one go first."""
-    folder = assets.cache() / "buildah"
-    _remove(folder)
-    folder.mkdir()
-    try:
-        yield Store(folder / "root", folder / "run")
-    finally:
-        _remove(folder)
+def store(box: Path) -> Iterator[Store]:
+    """A fresh store in the cache, removed at the end, also when interrupted. A second one waits for the first."""
+    folder = _folder()
+    with _lock(wait=True):
+        _remove(folder)  # what a killed build left
+        folder.mkdir()
+        try:
+            yield Store(folder / "root", folder / "run", box)
+        finally:
+            _remove(folder)
+
+
+def clean() -> None:
+    """Remove what a killed build left; nothing while another process builds."""
+    if _folder().exists():
+        with contextlib.suppress(BlockingIOError), _lock(wait=False):
+            _remove(_folder())
+
+
+def _folder() -> Path:
+    return assets.cache() / "buildah"
+
+
+@contextlib.contextmanager
+def _lock(*, wait: bool) -> Iterator[None]:
+    """Raises BlockingIOError when another process has it and we do not wait."""
+    with (assets.cache() / "buildah.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
 
 
 def _remove(folder: Path) -> None:
-    """Unmount what buildah left mounted below the folder, innermost first, and delete it."""
+    """Unmount what was left mounted below the folder, innermost first, and delete it."""
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for mount in sorted((mount for mount in mounts if Path(mount).is_relative_to(folder)), key=len, reverse=True):
         if subprocess.run(["umount", mount], capture_output=True, check=False).returncode:

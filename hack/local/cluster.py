@@ -5,16 +5,19 @@ Knows nothing of the product that runs in the box.
 """
 
 import contextlib
+import fcntl
 import os
 import platform
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hack.local import assets, images, network, nodes, probe, process, registry
+from hack.local import assets, buildah, images, network, nodes, probe, process, registry
 from hack.local.console import say, step
 from hack.local.controlplane import ADDRESS, ControlPlane
 from hack.local.nodeconfig import NodeSpec
@@ -105,16 +108,17 @@ def up(folder: Path | None = None) -> Box:
     box = Box((folder or run_folder()).resolve())
     check_machine()
     check_no_other(box.folder)
-    if is_up(box):
-        say(f"The box is up: export KUBECONFIG={box.kubeconfig}")
-        return box
-    down(box.folder, quiet=True)  # what a crash may have left
     started = time.monotonic()
-    try:
-        _start(box)
-    except BaseException:
-        down(box.folder, quiet=True)
-        raise
+    with _alone(box.folder):
+        if is_up(box):
+            say(f"The box is up: export KUBECONFIG={box.kubeconfig}")
+            return box
+        down(box.folder, quiet=True)  # what a crash may have left
+        try:
+            _start(box)
+        except BaseException:
+            down(box.folder, quiet=True)
+            raise
     say(f"The box is up after {time.monotonic() - started:.0f} s: export KUBECONFIG={box.kubeconfig}")
     return box
 
@@ -125,15 +129,8 @@ def down(folder: Path | None = None, *, quiet: bool = False) -> None:
     if not box.folder.exists():
         return
     started = time.monotonic()
-    daemons = Daemons(box.folder)
-    daemons.stop(EMULATOR, 2.0)  # first: it could boot a node
-    nodes.stop_all(box.folder)
-    daemons.stop("kube-proxy")
-    ControlPlane.full(box.folder).stop()
-    registry.stop_all(box.folder)
-    daemons.stop_all()
-    network.down(box.folder)
-    _forget(box.folder)
+    with _uninterrupted():
+        _end(box.folder)
     if not quiet:
         say(f"The box is down ({time.monotonic() - started:.1f} s). Logs: {box.logs}")
 
@@ -203,6 +200,45 @@ def _start(box: Box) -> None:
     with step("AKS emulator"):
         _start_emulator(box)
     (box.folder / "up").write_text("\n".join(Daemons(box.folder).names()))
+
+
+def _end(folder: Path) -> None:
+    daemons = Daemons(folder)
+    daemons.stop(EMULATOR, 2.0)  # first: it could boot a node
+    nodes.stop_all(folder)
+    daemons.stop("kube-proxy")
+    ControlPlane.full(folder).stop()
+    registry.stop_all(folder)
+    daemons.stop_all()
+    buildah.clean()
+    network.down(folder)
+    _forget(folder)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two that bring the same box up would end each other's work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BoxError("this box is being brought up by another process") from None
+        yield
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C pressed twice must not leave half a box; the commands that are run here inherit that they ignore it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def system_node() -> NodeSpec:

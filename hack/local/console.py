@@ -4,6 +4,8 @@ Knows nothing of what the steps do.
 """
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 
 from hack.local.process import BoxError
 
+LINE_LENGTH = 80
 PROGRESS_SECONDS = 10.0  # a line at least this often while something long runs
 
 
@@ -49,25 +52,49 @@ def run_with_progress(
     what: str,
     argv: Sequence[str | Path],
     *,
-    describe: Callable[[int, str], str],
+    describe: Callable[[int, str], str] | None = None,
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> None:
-    """Run a long command, printing `describe(number of lines so far, last line)` now and then.
+    """Run a long command, printing `describe(number of lines so far, last line)` now and then, by default the line.
 
     Its output is shown only when it fails.
     """
     started = said = time.monotonic()
     lines: list[str] = []
     command = [str(word) for word in argv]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, cwd=cwd, text=True, errors="replace"
-    ) as process:
-        assert process.stdout is not None  # for the type checker: PIPE was asked for
+    with _group(command, environment, cwd) as process:
+        assert process.stdout is not None  # for the type checker: a pipe was asked for
         for line in process.stdout:
             lines.append(line.rstrip())
             if time.monotonic() - said >= PROGRESS_SECONDS:
                 said = time.monotonic()
-                say(f"    {what}: {describe(len(lines), lines[-1])}, {said - started:.0f} s")
+                words = describe(len(lines), lines[-1]) if describe else lines[-1][:LINE_LENGTH]
+                say(f"    {what}: {words}, {said - started:.0f} s")
     if process.returncode:
         raise BoxError(f"{what} failed (`{' '.join(command)}`):\n" + "\n".join(lines[-20:]))
+
+
+@contextlib.contextmanager
+def _group(
+    command: Sequence[str], environment: Mapping[str, str] | None, cwd: Path | None
+) -> Iterator["subprocess.Popen[str]"]:
+    """A command in a process group of its own, which is killed when the block is left early: Ctrl-C ends builds too."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        cwd=cwd,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise

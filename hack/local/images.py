@@ -70,7 +70,7 @@ def ensure(folder: Path, wanted: Sequence[Image]) -> None:
     missing = [part for image in stale for part in image.parts if not part.exists]
     with registry.loopback(folder) as address:
         if missing:
-            _build_parts(missing, address)
+            _build_parts(missing, address, folder)
         for image in stale:
             _join(image, Repository(address, image.repository))
 
@@ -124,8 +124,8 @@ def stage_text(dockerfile: str, stage: str) -> str:
     raise ValueError(f"the Dockerfile has no stage {stage}")
 
 
-def _build_parts(parts: Iterable[Part], address: str) -> None:
-    with store() as images:
+def _build_parts(parts: Iterable[Part], address: str, folder: Path) -> None:
+    with store(folder) as images:
         unique = {(part.repository, part.key): part for part in parts}.values()
         if any(part.needs_base for part in unique) and not base_part().exists:
             _build_part(base_part(), images, address)
@@ -170,7 +170,7 @@ def _code(name: str, sources: Sequence[Path]) -> Part:
 def _build_base(images: Store, tag: str, _: str) -> None:
     tree = images.root.parent / "base"
     command = ["debootstrap", "--variant=minbase", f"--include={','.join(BASE_PACKAGES)}", SUITE, str(tree)]
-    run_with_progress("debootstrap", command, describe=lambda _, line: line[:80])
+    run_with_progress("debootstrap", command, environment=images.environment())
     for cached in (tree / "var/cache/apt/archives").glob("*.deb"):
         cached.unlink()
     images.import_tree(tree, tag)
