@@ -139,6 +139,9 @@ class Nodes:
             return False
         problem = failures[0]
         draft.plan = following.status()
+        if decision.rungs.index(following) > decision.current:  # another instance type, no second try of this one
+            for ordinal in range(len(seats)):
+                self._settle((workspace.metadata.uid, ordinal))
         message = f"{decision.rung.instance_type}: {problem.message}; trying {following.instance_type}"
         draft.fail(ConditionType.NODE_CLAIM_READY, problem.reason, message)
         draft.fail(ConditionType.RESOURCE_READY, problem.reason, message)

@@ -1,6 +1,7 @@
 """NodeClaims as data: names, seats, what is rendered; and on the real API server: alternatives, adoption, own nodes."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -155,7 +156,7 @@ async def test_the_next_instance_type_is_tried_after_the_first_ones_claims_are_g
 
 
 async def test_patience_with_an_instance_type_ends_at_the_timeout(client: Client, stage: Stage) -> None:
-    clock = VirtualClock()
+    clock = VirtualClock(datetime.now(UTC))  # beside timestamps of the API server
     async with running(client, clock=clock):
         resource = {"instanceTypes": ["Standard_NC24ads_A100_v4"], "provisioning": {"timeout": "30m"}}
         stage.create(changed(INFERENCE, resource=resource))
