@@ -119,9 +119,9 @@ def older(left: str, right: str) -> bool:
     Comparing is sanctioned since Kubernetes 1.35: decimal digits without leading zeros. Anything else (also "" and "0",
     which mean "any") compares as not older, so that callers fail open.
     """
-    if not (_comparable(left) and _comparable(right)):
-        return False
-    return (len(left), left) < (len(right), right)
+    # The usual answer is no, and it needs no closer look at the digits.
+    less = left < right if len(left) == len(right) else len(left) < len(right)
+    return less and _comparable(left) and _comparable(right)
 
 
 def _comparable(version: str) -> bool:

@@ -12,7 +12,7 @@ import heapq
 from collections import deque
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from prometheus_client.core import HistogramMetricFamily, Metric
 
@@ -26,14 +26,7 @@ K = TypeVar("K", bound=Hashable)
 INITIAL = -100
 
 
-class _Place(NamedTuple):
-    """Where a key stands in the queue; the smallest is next. Equal priorities go first come, first served."""
-
-    rank: int
-    order: int
-
-
-@dataclass
+@dataclass(slots=True)
 class _Processing:
     """A key in a worker's hands."""
 
@@ -49,9 +42,9 @@ class WorkQueue(Generic[K]):
         self.metrics = QueueMetrics(name, self)
         self._clock = clock or SystemClock()
         self._backoff: Backoff[K] = backoff or ItemExponential()
-        # Ready keys. The heap may hold outdated places of a key; the one in `_queued` counts.
-        self._heap: list[tuple[_Place, K]] = []
-        self._queued: dict[K, _Place] = {}
+        # Ready keys as (-priority, order of arrival, key). The heap may hold outdated places; the one in `_queued` counts.
+        self._heap: list[tuple[int, int, K]] = []
+        self._queued: dict[K, tuple[int, int, K]] = {}
         self._added_at: dict[K, float] = {}
         self._processing: dict[K, _Processing] = {}
         # Keys with a moment before which they shall not run. Again the heap may be outdated and the dict counts.
@@ -83,7 +76,7 @@ class WorkQueue(Generic[K]):
         if place is None:
             self.metrics.adds += 1
             self._added_at[key] = self._clock.monotonic()
-        elif -priority >= place.rank:
+        elif -priority >= place[0]:
             return
         self._push(key, priority)
 
@@ -139,7 +132,8 @@ class WorkQueue(Generic[K]):
         self.metrics.work.observe(self._clock.monotonic() - finished.since)
         if finished.dirty is not None:
             self._push(key, finished.dirty)
-        self._check_idle()
+        elif self._idle is not None:
+            self._check_idle()
 
     def shut_down(self) -> None:
         """Take no more keys. Delayed ones are dropped; workers finish what is queued and then get None."""
@@ -169,17 +163,19 @@ class WorkQueue(Generic[K]):
 
     def _push(self, key: K, priority: int) -> None:
         self._order += 1
-        place = self._queued[key] = _Place(-priority, self._order)
-        heapq.heappush(self._heap, (place, key))
-        self._wake()
+        place = self._queued[key] = (-priority, self._order, key)
+        heapq.heappush(self._heap, place)
+        if self._getters:
+            self._wake()
 
     def _take(self) -> K:
-        place, key = heapq.heappop(self._heap)
-        while self._queued.get(key) != place:
-            place, key = heapq.heappop(self._heap)
+        place = heapq.heappop(self._heap)
+        while self._queued.get(place[2]) is not place:
+            place = heapq.heappop(self._heap)
+        rank, _, key = place
         del self._queued[key]
         now = self._clock.monotonic()
-        self._processing[key] = _Processing(-place.rank, now)
+        self._processing[key] = _Processing(-rank, now)
         self.metrics.waited.observe(now - self._added_at.pop(key))
         return key
 

@@ -34,10 +34,7 @@ class Store(Generic[T]):
 
     def __init__(self, indexers: Mapping[str, Indexer[T]] | None = None) -> None:
         self._objects: dict[Key, T] = {}
-        self._indexers = dict(indexers or {})
-        self._indices: dict[str, dict[str, dict[Key, T]]] = {name: {} for name in self._indexers}
-        # What each object is indexed under. Asking the indexer again could give another answer and leave ghosts.
-        self._values: dict[str, dict[Key, tuple[str, ...]]] = {name: {} for name in self._indexers}
+        self._indices = {name: _Index(name, indexer) for name, indexer in (indexers or {}).items()}
         self.last_resource_version = ""
         self.epoch = 0
 
@@ -49,7 +46,7 @@ class Store(Generic[T]):
 
     def by_index(self, name: str, value: str) -> list[T]:
         """Objects for which the indexer `name` yielded `value`. Raises KeyError when there is no such indexer."""
-        return list(self._indices[name].get(value, {}).values())
+        return list(self._indices[name].entries.get(value, {}).values())
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -59,16 +56,16 @@ class Store(Generic[T]):
         key = new.metadata.key
         old = self._objects.get(key)
         self._objects[key] = new
-        for name in self._indexers:
-            self._index(name, key, new)
+        for index in self._indices.values():
+            index.put(key, new)
         self.bookmark(new.metadata.resource_version)
         return old
 
     def remove(self, key: Key, resource_version: str) -> T | None:
         """Remove one object as of `resource_version`, the deletion's own; returns what was there."""
         old = self._objects.pop(key, None)
-        for name in self._indexers:
-            self._unindex(name, key)
+        for index in self._indices.values():
+            index.remove(key)
         self.bookmark(resource_version)
         return old
 
@@ -82,37 +79,49 @@ class Store(Generic[T]):
         if older(resource_version, self.last_resource_version):
             self.epoch += 1
         previous, self._objects = self._objects, dict(objects)
-        for name in self._indexers:
-            self._indices[name] = {}
-            self._values[name] = {}
+        for index in self._indices.values():
+            index.clear()
             for key, new in self._objects.items():
-                self._index(name, key, new)
+                index.put(key, new)
         self.last_resource_version = resource_version
         return previous
 
-    def _index(self, name: str, key: Key, new: T) -> None:
-        values = self._evaluate(name, key, new)
-        index, known = self._indices[name], self._values[name]
-        if known.get(key, ()) != values:
-            self._unindex(name, key)
-            if values:
-                known[key] = values
-        for value in values:
-            index.setdefault(value, {})[key] = new
 
-    def _unindex(self, name: str, key: Key) -> None:
-        index = self._indices[name]
-        for value in self._values[name].pop(key, ()):
-            del index[value][key]
-            if not index[value]:
-                del index[value]
+class _Index(Generic[T]):
+    """Objects by what one indexer says of them."""
 
-    def _evaluate(self, name: str, key: Key, new: T) -> tuple[str, ...]:
+    def __init__(self, name: str, indexer: Indexer[T]) -> None:
+        self.entries: dict[str, dict[Key, T]] = {}
+        self._name = name
+        self._indexer = indexer
+        # What each object is indexed under. Asking the indexer again could give another answer and leave ghosts.
+        self._values: dict[Key, tuple[str, ...]] = {}
+
+    def put(self, key: Key, new: T) -> None:
         try:
-            return tuple(dict.fromkeys(self._indexers[name](new)))
+            values = tuple(self._indexer(new))
         except Exception:  # one object that an indexer cannot read must not stop the cache
-            log.exception("Indexing failed; the object is left out of this index", extra={"index": name, "key": key})
-            return ()
+            log.exception("Indexing %s failed; it is left out of index %s", key, self._name)
+            values = ()
+        if self._values.get(key, ()) != values:
+            self.remove(key)
+            if values:
+                self._values[key] = values
+            for value in values:
+                self.entries.setdefault(value, {})
+        for value in values:
+            self.entries[value][key] = new
+
+    def remove(self, key: Key) -> None:
+        for value in dict.fromkeys(self._values.pop(key, ())):
+            entry = self.entries[value]
+            del entry[key]
+            if not entry:
+                del self.entries[value]
+
+    def clear(self) -> None:
+        self.entries = {}
+        self._values = {}
 
 
 @dataclass

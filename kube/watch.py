@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from prometheus_client.core import Metric
 
@@ -58,8 +58,7 @@ class EventType(StrEnum):
     DELETED = "DELETED"
 
 
-@dataclass(frozen=True)
-class Event(Generic[T]):
+class Event(NamedTuple, Generic[T]):
     """What happened to one object.
 
     `object` is the last known state, for DELETED too; `old` is what the store held before (None for ADDED). An object
@@ -318,6 +317,10 @@ class Reflector(Generic[T]):
                 self._tell(Event(EventType.DELETED, new, old))
             return
         self._store.put(new)
+        if old is not None and old.metadata.uid == new.metadata.uid:  # by far the most frequent
+            if version != old.metadata.resource_version:
+                self._tell(Event(EventType.MODIFIED, new, old))
+            return
         for event in _changes(old, new, initial=False):
             self._tell(event)
 

@@ -152,6 +152,8 @@ class WatchServer:
         task = asyncio.ensure_future(self._serve(reader, writer))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
+        # Not in the coroutine: a task that is cancelled before its first step never enters it.
+        task.add_done_callback(lambda _: writer.transport.abort())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -162,8 +164,6 @@ class WatchServer:
                     break
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass  # the client left, or the test dropped us: a server just ends the connection
-        finally:
-            writer.transport.abort()
 
     async def _answer(self, writer: asyncio.StreamWriter, params: dict[str, str]) -> bool:
         """Answer one request; False when the connection must die."""

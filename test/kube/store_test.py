@@ -93,7 +93,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_index_entry_is_empty(self) -> None:
-        assert all(entry for index in self.store._indices.values() for entry in index.values())
+        assert all(entry for index in self.store._indices.values() for entry in index.entries.values())
 
     @invariant()
     def position_never_goes_back_within_an_epoch(self) -> None:

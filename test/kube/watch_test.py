@@ -30,10 +30,10 @@ GONE = line("ERROR", status_body(410, "Expired"))
 class Mirror:
     """A reflector with its store and everything that its handler was told."""
 
-    def __init__(self, client: Client, clock: Clock) -> None:
+    def __init__(self, client: Client, clock: Clock, namespace: str = "x") -> None:
         self.store: Store[ConfigMap] = Store()
         self.told: list[Event[ConfigMap]] = []
-        self.reflector = Reflector(client, CONFIG_MAPS, self.store, self.hear, namespace="x", clock=clock)
+        self.reflector = Reflector(client, CONFIG_MAPS, self.store, self.hear, namespace=namespace, clock=clock)
 
     def hear(self, event: Event[ConfigMap]) -> None:
         self.told.append(event)
