@@ -68,6 +68,11 @@ class _Workspaces(Collector):
     def __init__(self, workspaces: Callable[[], Iterable[Workspace]]) -> None:
         self._workspaces = workspaces
 
+    def describe(self) -> Iterable[Metric]:
+        """Return names alone: a registry asks before there is a store to count in."""
+        yield GaugeMetricFamily("kaito_workspace_count", "")
+        yield GaugeMetricFamily("kaito_workspace_preset_count", "")
+
     def collect(self) -> Iterable[Metric]:
         present = list(self._workspaces())
         tally = Tally(phase(workspace) for workspace in present)

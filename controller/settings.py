@@ -159,7 +159,7 @@ def _ca_bundle(path: str) -> str:
     if not path:
         return ""
     try:
-        bundle = pathlib.Path(path).read_text(encoding="ascii")
+        bundle = pathlib.Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"--ca-bundle {path}: {error}") from error
     if "-----BEGIN CERTIFICATE-----" not in bundle:

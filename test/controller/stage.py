@@ -353,7 +353,7 @@ async def running(
     client: Client, settings: Settings = SETTINGS, clock: Clock | None = None, progress: Progress | None = None
 ) -> AsyncIterator[Loop]:
     """Run the controller; leaving the block ends it as abruptly as a lost node would."""
-    loop = Loop(client, settings, registry=CollectorRegistry(), clock=clock, progress=progress)
+    loop = Loop(client, settings, registry=CollectorRegistry(auto_describe=True), clock=clock, progress=progress)
     task = asyncio.create_task(loop.run())
     try:
         yield loop
