@@ -13,6 +13,9 @@ from provisioner.cloud import CloudError, CloudProvider, Instance, State
 
 log = logging.getLogger(__name__)
 
+# LISTs that claims ask for begin at least this far apart: a burst of claims shares a few, and a single one does not wait.
+SPACING_SECONDS = 0.1
+
 
 class Inventory:
     """Invariant: an entry is never replaced by an answer to a request that was sent before the entry was learned."""
@@ -27,8 +30,7 @@ class Inventory:
         self._awaited: set[str] = set()
         self._answered: set[str] = set()  # claim UIDs whose last create request is known to be over
         self._wake = asyncio.Event()
-        self._began = 0.0
-        self._lists = 0  # begun so far
+        self._began = float("-inf")  # when the last LIST began
         self._next: asyncio.Task[None] | None = None
         self._running: asyncio.Task[None] | None = None
         self.complete = False  # whether a LIST has ever succeeded
@@ -121,8 +123,9 @@ class Inventory:
     async def _list_after(self, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await asyncio.wait((before,))
+        await self._clock.sleep(self._began + SPACING_SECONDS - self._clock.monotonic())
         self._running, self._next = self._next, None
-        began = self._clock.monotonic()
+        began = self._began = self._clock.monotonic()
         try:
             found = await self._cloud.list()
         finally:

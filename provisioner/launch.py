@@ -77,7 +77,7 @@ class LaunchPhase:
         if instance is None:
             return None if self._patience.expired(draft) else await self._create(draft)
         if not owns(draft.claim, instance, self._context.cluster_id):
-            return self._taken(draft, instance)
+            return await self._taken(draft)
         await self._keep(draft)
         if instance.state is State.FAILED:
             return await self._recover(draft)
@@ -194,8 +194,11 @@ class LaunchPhase:
         draft.conditions.set(LAUNCHED, "Unknown", error.reason, f"{error}. Trying another machine")
         return None
 
-    def _taken(self, draft: Draft, instance: Instance) -> timedelta | None:
+    async def _taken(self, draft: Draft) -> timedelta | None:
         """A pool of this name belongs to somebody else. It is never touched."""
+        instance = await self._context.inventory.verify(draft.name)
+        if instance is None or owns(draft.claim, instance, self._context.cluster_id):
+            return timedelta()  # the LIST was behind: look again
         message = f"Agent pool {draft.name} exists and was not made for this claim"
         if instance.state is State.DELETING:
             draft.conditions.set(LAUNCHED, "Unknown", "NameConflict", f"{message}; it is being deleted: waiting")

@@ -34,7 +34,6 @@ class Reconciler:
         self._launch = LaunchPhase(context)
         self._termination = Termination(context)
         self._repair = Repair(context)
-        self._emptied: set[str] = set()  # UIDs of failed claims whose pool is proven gone
         self._uids: dict[Key, str] = {}
 
     async def reconcile(self, key: Key) -> timedelta | None:
@@ -75,16 +74,12 @@ class Reconciler:
 
     async def _empty(self, draft: Draft) -> timedelta | None:
         """A failed claim costs nothing: its pool goes now, not when somebody has read why."""
-        uid = draft.claim.metadata.uid
-        if uid in self._emptied:
-            return None
         try:
             again = await self._termination.release_failed(draft)
         except CloudError as error:
             log.warning("Cannot delete the pool of a failed claim: %s", error, extra={"claim": draft.name})
             return timedelta(seconds=error.retry_after or RETRY.total_seconds())
         if again is None:
-            self._emptied.add(uid)
             self._context.inventory.settle(draft.name)
         return again
 
@@ -117,6 +112,5 @@ class Reconciler:
         uid = self._uids.pop(key, "")
         self._launch.forget(key.name, uid)
         self._repair.forget(uid)
-        self._emptied.discard(uid)
-        self._termination.forget(key.name)
+        self._termination.forget(key.name, uid)
         self._context.inventory.forget(key.name, uid)

@@ -29,11 +29,13 @@ MISSING_ROUNDS = 3  # times that the cluster itself must be missed before its ma
 
 
 class Termination:
-    """One per process: remembers which creates were answered, and how often the cluster was missed."""
+    """One per process: remembers what was proven, which a restart proves again."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._missed: dict[str, int] = {}
+        self._gone: set[str] = set()  # UIDs of claims that had no pool when we asked, and get none any more
+        self._outdated: set[str] = set()  # names whose entry in a LIST lagged behind the pool
         self._deleted_at: dict[str, float] = {}
 
     async def finalize(self, draft: Draft) -> timedelta | None:
@@ -55,9 +57,11 @@ class Termination:
             await self._release_nodes(draft)
         return again
 
-    def forget(self, name: str) -> None:
+    def forget(self, name: str, uid: str) -> None:
+        self._gone.discard(uid)
         self._context.inventory.settle(name)
         self._missed.pop(name, None)
+        self._outdated.discard(name)
         self._deleted_at.pop(name, None)
 
     async def _deadline(self, draft: Draft) -> datetime | None:
@@ -118,18 +122,23 @@ class Termination:
         await self._release_nodes(draft)
         await draft.release()
         self._measure(draft.claim)
-        self.forget(draft.name)
+        self.forget(draft.name, draft.claim.metadata.uid)
         return None
 
     async def _delete_pool(self, draft: Draft) -> timedelta | None:
         """One step towards "gone"; None when the cloud has said so."""
         inventory, name = self._context.inventory, draft.name
+        if draft.claim.metadata.uid in self._gone:
+            return None
         known = inventory.get(name)
         if known is not None and known.state is State.DELETING and self._owns(draft, known):
             return self._wait(draft)
         instance = await self._verified(draft)
         if instance is None or not self._owns(draft, instance):
-            return self._maybe_in_flight(draft)
+            again = self._maybe_in_flight(draft)
+            if again is None:
+                self._gone.add(draft.claim.metadata.uid)
+            return again
         if instance.state is State.DELETING:
             return self._wait(draft)
         cluster = await self._context.cloud.cluster()
@@ -138,17 +147,29 @@ class Termination:
         log.info("Deleting agent pool", extra={"claim": name, "state": instance.state.value})
         try:
             await self._context.cloud.delete(instance)
-        except InstanceExists:
-            return timedelta()  # it has moved on since we looked: look again
+        except InstanceExists:  # it has moved on since we looked: look again, and closer
+            self._outdated.add(name)
+            return timedelta()
         self._deleted_at.setdefault(name, self._context.clock.monotonic())
         return self._wait(draft)
 
     async def _verified(self, draft: Draft) -> Instance | None:
+        """The pool as it is now.
+
+        A LIST that began now is as good as a GET, and thirty deletions can share it. Absence is proven by a GET alone,
+        and so is the version of a pool for which a LIST was out of date.
+        """
+        inventory, name = self._context.inventory, draft.name
         try:
-            return await self._context.inventory.verify(draft.name)
+            if inventory.get(name) is not None and name not in self._outdated:
+                await inventory.refresh()
+                known = inventory.get(name)
+                if known is not None:
+                    return known
+            return await inventory.verify(name)
         except ClusterMissing:
-            self._missed[draft.name] = self._missed.get(draft.name, 0) + 1
-            if self._missed[draft.name] < MISSING_ROUNDS:
+            self._missed[name] = self._missed.get(name, 0) + 1
+            if self._missed[name] < MISSING_ROUNDS:
                 raise
             return None  # the whole cluster is gone, and its machines with it
 
