@@ -13,9 +13,6 @@ NODE_CLASS_GROUP, NODE_CLASS_KIND = "kaito.sh", "KaitoNodeClass"
 NAME = re.compile(r"[a-z][a-z0-9]{0,11}")  # what AKS takes as the name of an agent pool; the SDK does not check it
 LEGACY_TIME = "%Y-%m-%dT%H-%M-%SZ"  # a timestamp that is a valid label value, as gpu-provisioner writes it
 
-# False, and yet tried again: somebody with the right role can lift them while the claim waits.
-RETRIED_REASONS = frozenset({"Unauthorized", "PolicyDenied"})
-
 
 def managed(claim: NodeClaim) -> bool:
     """Whether the claim is ours to act on. gpu-provisioner's rule, so that either may be replaced by the other."""
@@ -26,9 +23,11 @@ def managed(claim: NodeClaim) -> bool:
 
 
 def failed(conditions: ConditionSet) -> bool:
-    """Whether the claim has ended without a machine, for good: its pool is to go, its reason is to stay."""
-    decided = (conditions.get(name) for name in DEPENDENTS)
-    return any(each is not None and each.false and each.reason not in RETRIED_REASONS for each in decided)
+    """Whether the claim has ended without a machine, for good: its pool is to go, its reason is to stay.
+
+    False means just that, to every controller that makes claims; what is still tried is Unknown.
+    """
+    return any(conditions.is_false(name) for name in DEPENDENTS)
 
 
 def owns(claim: NodeClaim, instance: Instance, cluster_id: str) -> bool:

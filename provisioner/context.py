@@ -11,7 +11,15 @@ from datetime import datetime
 from typing import Any
 
 from kube.api import labels
-from kube.api.nodeclaim import AWAITING_MESSAGE, AWAITING_RECONCILIATION, DEPENDENTS, NODE_CLAIMS, READY, NodeClaim
+from kube.api.nodeclaim import (
+    AWAITING_MESSAGE,
+    AWAITING_RECONCILIATION,
+    DEPENDENTS,
+    LAUNCHED,
+    NODE_CLAIMS,
+    READY,
+    NodeClaim,
+)
 from kube.api.workload import NODES, Node
 from kube.client import Client
 from kube.clock import Clock, parse_timestamp, timestamp
@@ -124,9 +132,10 @@ class Draft:
         return self.claim.metadata.name
 
     def fail(self, condition: str, reason: str, message: str) -> None:
-        """Decide that the claim has failed for good. Its pool goes once that is written."""
+        """Decide that the claim has failed for good. Its pool goes once that is written, so it is not launched either."""
         known = self.conditions.get(condition)
-        self.conditions.set(condition, False, reason, message)
+        for name in dict.fromkeys((LAUNCHED, condition)):
+            self.conditions.set(name, False, reason, message)
         if known is None or (known.status, known.reason) != ("False", reason):
             metrics.failures.labels(reason).inc()
 

@@ -25,10 +25,8 @@ from provisioner.cloud import (
     InvalidSpec,
     Launch,
     Offering,
-    PolicyDenied,
     State,
     SubnetFull,
-    Unauthorized,
 )
 from provisioner.context import Context, Draft
 from provisioner.offerings import Shortages, offerings
@@ -248,8 +246,7 @@ class LaunchPhase:
             return None
         if not error.decided:
             self._context.inventory.wait_for(draft.name)
-        status = "False" if isinstance(error, (Unauthorized, PolicyDenied)) else "Unknown"
-        draft.conditions.set(LAUNCHED, status, error.reason, str(error))
+        draft.conditions.set(LAUNCHED, "Unknown", error.reason, str(error))
         return timedelta(seconds=self._patience.refused(draft.name, error))
 
     def _count_created(self, draft: Draft, offering: Offering) -> None:

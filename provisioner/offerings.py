@@ -37,10 +37,9 @@ def _sizes(spec: NodeClaimSpec) -> Sequence[str]:
 
 def _capacity_types(spec: NodeClaimSpec, node_class: KaitoNodeClassSpec) -> Sequence[str]:
     requirements = spec.requires(labels.CAPACITY_TYPE)
-    usual = RESERVED if node_class.capacity_reservation_group_id else ON_DEMAND
-    wanted = spec.values(labels.CAPACITY_TYPE) or (usual, ON_DEMAND, SPOT)
     if not requirements:
-        return (usual,)
+        return (ON_DEMAND,)
+    wanted = spec.values(labels.CAPACITY_TYPE) or (ON_DEMAND, SPOT)
     allowed = [each for each in wanted if all(requirement.allows(each) for requirement in requirements)]
     if not node_class.capacity_reservation_group_id:
         allowed = [each for each in allowed if each != RESERVED]

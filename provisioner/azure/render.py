@@ -16,7 +16,7 @@ from kube.api.nodeclaim import NodeClaim
 from kube.clock import parse_timestamp, timestamp
 from provisioner.azure.errors import provisioning_failure
 from provisioner.claims import legacy_time
-from provisioner.cloud import ON_DEMAND, RESERVED, SPOT, Instance, InvalidSpec, Launch, Offering, State
+from provisioner.cloud import ON_DEMAND, SPOT, Instance, InvalidSpec, Launch, Offering, State
 from provisioner.quantity import parse_quantity
 
 TAG_CLAIM = "karpenter.sh_nodeclaim"  # tag keys may not hold a slash
@@ -49,9 +49,7 @@ def agent_pool(launch: Launch) -> dict[str, Any]:
         "scaleSetPriority": "Spot" if spot else None,
         "scaleSetEvictionPolicy": "Delete" if spot else None,
         "spotMaxPrice": (-1 if node_class.spot_max_price is None else node_class.spot_max_price) if spot else None,
-        "capacityReservationGroupID": node_class.capacity_reservation_group_id
-        if offering.capacity_type == RESERVED
-        else None,
+        "capacityReservationGroupID": None if spot else node_class.capacity_reservation_group_id,
         "gpuProfile": {"driver": node_class.gpu_driver} if node_class.gpu_driver else None,
         **_passed_through(launch),
     }
@@ -154,12 +152,9 @@ def _state(text: str) -> State:
 def _offering(properties: Mapping[str, Any], location: str) -> Offering:
     zones = properties.get("availabilityZones") or []
     zone = f"{location}-{zones[0]}" if len(zones) == 1 else ""
-    capacity_type = ON_DEMAND
-    if properties.get("scaleSetPriority") == "Spot":
-        capacity_type = SPOT
-    elif properties.get("capacityReservationGroupID"):
-        capacity_type = RESERVED
-    return Offering(properties.get("vmSize") or "", zone, capacity_type)
+    capacity_type = SPOT if properties.get("scaleSetPriority") == "Spot" else ON_DEMAND
+    asked = (properties.get("nodeLabels") or {}).get(labels.CAPACITY_TYPE)  # reserved is on-demand with a reservation
+    return Offering(properties.get("vmSize") or "", zone, asked or capacity_type)
 
 
 def _moment(text: str | None) -> datetime | None:

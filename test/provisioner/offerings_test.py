@@ -41,10 +41,10 @@ def test_kaitos_second_name_of_the_size_narrows_the_first() -> None:
     assert of(wants(SIZE, "A", "B"), wants("karpenter.azure.com/sku-name", "B")) == [Offering("B")]
 
 
-def test_a_reservation_is_used_where_the_class_has_one() -> None:
+def test_reserved_is_offered_where_the_class_has_a_reservation() -> None:
     node_class = KaitoNodeClassSpec(capacity_reservation_group_id="/crg")
-    assert of(wants(SIZE, "A"), node_class=node_class) == [Offering("A", "", "reserved")]
-    assert of(wants(SIZE, "A"), wants(CAPACITY, "on-demand"), node_class=node_class) == [Offering("A")]
+    assert of(wants(SIZE, "A"), node_class=node_class) == [Offering("A")]
+    assert of(wants(SIZE, "A"), wants(CAPACITY, "reserved"), node_class=node_class) == [Offering("A", "", "reserved")]
 
 
 @pytest.mark.parametrize(

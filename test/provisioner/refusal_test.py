@@ -108,9 +108,9 @@ async def test_two_broken_machines_end_the_claim(box: Box) -> None:
 @pytest.mark.parametrize(
     ("error", "status", "reason"),
     [
-        ("forbidden", "False", "Unauthorized"),
-        ("policy", "False", "PolicyDenied"),
-        ("token-expired", "False", "Unauthorized"),
+        ("forbidden", "Unknown", "Unauthorized"),
+        ("policy", "Unknown", "PolicyDenied"),
+        ("token-expired", "Unknown", "Unauthorized"),
         ("subnet-full", "Unknown", "SubnetFull"),
         ("busy", "Unknown", "ClusterBusy"),
         ("conflict", "Unknown", "ClusterBusy"),

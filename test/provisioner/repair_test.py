@@ -32,6 +32,7 @@ async def test_a_node_that_never_gets_its_gpus_fails_its_claim(idle: Box) -> Non
     name = idle.claim()
     node = await idle.joined(name, gpus=False)
     condition = await idle.becomes(name, "Initialized", "False", "InitializationTimeout")
+    assert idle.status_of(name, "Launched") == ("False", "InitializationTimeout")  # the machine is gone again
     assert "nvidia.com/gpu" in condition["message"]
     await eventually(lambda: _no_pool(idle, name))
     await eventually(lambda: node not in idle.node_names(name))

@@ -55,15 +55,12 @@ def test_a_spot_offering_is_a_spot_pool() -> None:
     assert spot["availabilityZones"] == ["2"]
 
 
-def test_only_reserved_offerings_use_the_reservation() -> None:
+@pytest.mark.parametrize(("capacity_type", "group"), [("on-demand", "/crg"), ("reserved", "/crg"), ("spot", None)])
+def test_all_but_spot_machines_use_the_reservation(capacity_type: str, group: str | None) -> None:
     node_class = KaitoNodeClassSpec(capacity_reservation_group_id="/crg")
-    assert (
-        properties(offering=Offering("S", "", "reserved"), node_class=node_class)["capacityReservationGroupID"]
-        == "/crg"
-    )
-    assert "capacityReservationGroupID" not in properties(
-        offering=Offering("S", "", "on-demand"), node_class=node_class
-    )
+    made = properties(offering=Offering("S", "", capacity_type), node_class=node_class)
+    assert made.get("capacityReservationGroupID") == group
+    assert instance({"name": "ws1", "properties": made}, location="").offering.capacity_type == capacity_type
 
 
 def test_the_class_speaks_in_arms_own_words() -> None:
