@@ -180,6 +180,7 @@ def inputs_hash(workspace: Workspace, decision: Decision, tuned: Tuned | None) -
     marks = workspace.metadata.annotations
     return digest(
         msgspec.to_builtins(workspace.inference),
+        msgspec.to_builtins(workspace.tuning.preset) if workspace.tuning else None,
         msgspec.to_builtins(workspace.resource.label_selector),
         msgspec.to_builtins(tuned.artifact) if tuned else None,
         tuned.output.image_push_secret if tuned else "",

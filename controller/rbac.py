@@ -3,17 +3,16 @@
 from kube.api.rbac import READ, PolicyRule
 
 CLUSTER = (
-    PolicyRule("kaito.sh", ("workspaces",), (*READ, "update", "patch")),
-    PolicyRule("kaito.sh", ("workspaces/status",), ("update", "patch")),
+    PolicyRule("kaito.sh", ("workspaces",), (*READ, "patch")),
+    PolicyRule("kaito.sh", ("workspaces/status",), ("patch",)),
     PolicyRule("kaito.sh", ("workspaces/finalizers",), ("update",)),  # blockOwnerDeletion on what it owns
     PolicyRule("karpenter.sh", ("nodeclaims",), (*READ, "create", "delete")),
     PolicyRule("", ("nodes", "pods"), READ),
     PolicyRule("", ("services",), (*READ, "create", "patch", "delete")),
-    PolicyRule("", ("configmaps",), (*READ, "create", "patch", "delete")),
+    PolicyRule("", ("configmaps",), (*READ, "create", "patch")),
     PolicyRule("apps", ("statefulsets",), (*READ, "create", "patch", "delete")),
-    PolicyRule("apps", ("controllerrevisions",), (*READ, "create", "patch", "delete")),
-    PolicyRule("batch", ("jobs",), (*READ, "create", "patch", "delete")),
-    PolicyRule("policy", ("poddisruptionbudgets",), (*READ, "create", "patch", "delete")),
+    PolicyRule("batch", ("jobs",), (*READ, "create", "delete")),
+    PolicyRule("policy", ("poddisruptionbudgets",), ("create", "patch")),
     PolicyRule("events.k8s.io", ("events",), ("create", "patch")),
 )
 

@@ -7,6 +7,7 @@ of the status, which is written once at the end; a phase whose turn has not come
 from datetime import timedelta
 from typing import Any
 
+from controller.events import Milestone
 from controller.inference import Inference, Tuned, owned
 from controller.nodes import Nodes
 from controller.plan import Refusal
@@ -66,6 +67,7 @@ class Reconciler:
             self._refused(workspace, decision, draft)
             return
         draft.plan, draft.model = decision.rung.status(), decision.model
+        draft.milestones += planned(workspace, decision)
         if workspace.tuning is not None and await self._release_after(workspace, decision, draft):
             return
         nodes_ready = await self.nodes.ensure(workspace, decision, draft)
@@ -158,3 +160,13 @@ class Reconciler:
         """The Workspace is gone: so is what was remembered of it."""
         self.world.consistency.forget(key)
         self.world.configs.forget(key)
+
+
+def planned(workspace: Workspace, decision: Decision) -> list[Milestone]:
+    """Return the milestones of a plan that is not the stored one: what was counted on, and what is doubtful about it."""
+    plan = decision.rung.plan
+    if plan is None or workspace.status.plan == decision.rung.status():
+        return []
+    warnings = [Milestone("Warning", "PlanDoubtful", warning, "Plan") for warning in plan.warnings]
+    nodes = f"{decision.rung.nodes} node(s) of {decision.rung.instance_type}: {plan.breakdown}"
+    return [Milestone("Normal", "Planned", nodes, "Plan"), *warnings]

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from controller.loop import Loop
 from kube.client import Client
+from kube.meta import Key
 from test.controller.stage import INFERENCE, SETTINGS, TUNING, Stage, changed, plan_of, running
 from test.expect import eventually
 
@@ -235,3 +236,12 @@ async def test_volumes_may_bring_the_data_and_keep_the_result(stage: Stage, cont
     mounts = {each["mountPath"]: each["name"] for each in served["containers"][0]["volumeMounts"]}
     volumes = {each["name"]: each for each in served["volumes"]}
     assert volumes[mounts[f"/mnt/adapter/{stage.name}"]]["persistentVolumeClaim"]["claimName"] == "mine"
+
+
+async def test_a_config_map_that_nobody_refers_to_is_not_watched(stage: Stage, controller: Loop) -> None:
+    stage.configure("engine", **{"inference_config.yaml": "vllm: {}\n"})
+    stage.create(changed(INFERENCE, inference={"config": "engine"}))
+    await eventually(stage.claims)
+    assert controller.world.configs.watched() == {Key(stage.namespace, "engine")}
+    stage.delete()
+    await eventually(lambda: not controller.world.configs.watched())

@@ -316,6 +316,7 @@ async def test_events_tell_the_milestones(stage: Stage, controller: Loop) -> Non
     await stage.tuned()
     await stage.serving()
     wanted = {
+        ("Normal", "Planned"),
         ("Normal", "NodeClaimCreated"),
         ("Normal", "NodesReady"),
         ("Normal", "WorkspaceTuningJobStatusStarted"),
@@ -323,4 +324,5 @@ async def test_events_tell_the_milestones(stage: Stage, controller: Loop) -> Non
         ("Normal", "WorkspaceInferenceStatusSuccess"),
     }
     await eventually(lambda: wanted <= {(type_, reason) for type_, reason, _ in stage.events()})
-    assert not [event for event in stage.events() if event[0] == "Warning"]
+    doubts = {reason for type_, reason, _ in stage.events() if type_ == "Warning"}
+    assert doubts == {"PlanDoubtful"}  # the instance type is retired

@@ -1,5 +1,10 @@
 """Deletion: workloads, then nodes, then the Workspace; nothing is left over and nothing blocks for ever."""
 
+from dataclasses import replace
+
+import pytest
+
+from kube.api.nodeclaim import NODE_CLAIMS
 from kube.client import Client
 from kube.meta import Key
 from test.controller.stage import INFERENCE, TUNING, Stage, running
@@ -57,4 +62,18 @@ async def test_a_claim_that_the_cache_does_not_show_is_found_before_letting_go(c
         await eventually(lambda: "deletionTimestamp" in stage.claims()[0]["metadata"])
         assert stage.workspace()
         stage.remove_claim(claim["metadata"]["name"])
+        await eventually(lambda: not stage.workspace())
+
+
+async def test_a_cluster_without_nodeclaims_is_told_and_blocks_no_deletion(
+    client: Client, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R18: where KAITO's Workspaces stay for ever. The API server answers for a kind that it does not have."""
+    absent = replace(NODE_CLAIMS, plural="absentclaims")
+    monkeypatch.setattr("controller.loop.NODE_CLAIMS", absent)
+    monkeypatch.setattr("controller.nodes.NODE_CLAIMS", absent)
+    async with running(client):
+        stage.create(INFERENCE)
+        await stage.reads(ResourceReady="F NodeClaimCrdMissing", WorkspaceReady="F NodeClaimCrdMissing")
+        stage.delete()
         await eventually(lambda: not stage.workspace())
