@@ -81,6 +81,8 @@ class Link:
             if method == "POST"
             else self.server.write(body)
         )
+        if self.fault == "slow":
+            await self.clock.sleep(4)
         if self.fault == "answer lost":
             await asyncio.Event().wait()
         return answer
@@ -190,6 +192,19 @@ async def test_short_outage_is_survived(link: Link, clock: VirtualClock) -> None
         link.fault = ""
         await clock.advance(60)
         assert first.may_write()
+
+
+async def test_leadership_counts_from_before_the_request_not_from_its_answer(link: Link, clock: VirtualClock) -> None:
+    first = elector(link, "first", clock)
+    async with running(first):
+        await clock.advance(60)
+        link.fault = "slow"
+        await clock.advance(2)  # the renewal is sent now, and carried out now
+        link.fault = "hangs"
+        await clock.advance(9.9)
+        assert first.may_write()
+        await clock.advance(0.1)
+        assert not first.may_write()
 
 
 async def test_paused_process_writes_nothing_before_it_has_renewed(link: Link, clock: VirtualClock) -> None:

@@ -178,6 +178,15 @@ async def test_users_go_before_the_initial_list(queue: WorkQueue[str]) -> None:
     assert [await queue.get() for _ in range(4)] == ["z", "c", "a", "b"]
 
 
+async def test_a_place_that_was_given_up_is_not_taken_later(queue: WorkQueue[str]) -> None:
+    queue.add("a", 0)
+    queue.add("a", 10)
+    queue.done(await queue.get() or "")
+    queue.add("a", INITIAL)
+    queue.add("b", 0)
+    assert [await queue.get(), await queue.get()] == ["b", "a"]
+
+
 async def test_a_requeued_key_keeps_the_priority_it_ran_with(queue: WorkQueue[str], clock: VirtualClock) -> None:
     queue.add("initial", INITIAL)
     key = await queue.get()
