@@ -83,7 +83,7 @@ def merged_taints(claim: NodeClaim, node: Node) -> tuple[Taint, ...]:
 
 
 def _surplus(context: Context, draft: Draft, chosen: Node) -> str:
-    others = [node.metadata.name for node in context.nodes_of(draft.name) if node is not chosen]
+    others = [node.metadata.name for node in context.nodes_of(draft.name) if node.metadata.name != chosen.metadata.name]
     return f"Node {chosen.metadata.name}" + (
         f"; ignoring {', '.join(sorted(others))} of the same pool" if others else ""
     )
