@@ -30,6 +30,8 @@ COPY controller/ /app/controller/
 COPY provisioner/ /app/provisioner/
 # The control plane knows the runtime by its contract alone.
 COPY runtime/__init__.py runtime/contract.py /app/runtime/
+COPY runtime/engine/options.json /app/runtime/engine/
+COPY runtime/training/options.json /app/runtime/training/
 
 FROM control-deps AS control
 COPY --from=control-code / /

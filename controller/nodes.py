@@ -261,7 +261,7 @@ class Nodes:
             return True
         if len(ready) < rung.nodes:
             reason, message = Reason.NODE_NOT_READY, f"{len(ready)} of {rung.nodes} nodes are ready"
-            absent = sorted({node.metadata.name for node in nodes} - {node.metadata.name for node in ready})
+            absent = sorted(set(draft.worker_nodes) - {node.metadata.name for node in ready})
             message += f"; not ready: {', '.join(absent)}" if absent else ""
         else:
             reason = Reason.NODE_PLUGINS_NOT_READY

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from controller import catalogue
+from controller import catalogue, options
 from controller.catalogue import Model, Sku
 from controller.plan import Configuration, Plan, Refusal, choose, find_model, find_sku, plan, sku_of_labels
 from controller.selection import matching
@@ -139,6 +139,9 @@ def _configuration(settings: Settings, workspace: Workspace, config: Mapping[str
     if isinstance(given, Refusal):
         return given
     wanted = Configuration(accelerator=settings.accelerator, nodes=workspace.resource.count or 0)
+    check = options.inference_problem if workspace.tuning is None else options.training_problem
+    if problem := check(given):
+        return Refusal(Reason.CONFIG_INVALID, f"{config_key(workspace)}: {problem}")
     try:
         if workspace.tuning is None:
             return replace(wanted, context=_number(given, "vllm", "max-model-len", "max_model_len"))
@@ -151,7 +154,7 @@ def _configuration(settings: Settings, workspace: Workspace, config: Mapping[str
             max_length=_number(given, "TrainingArguments", "max_length", "max_seq_length"),
         )
     except ValueError as error:
-        return Refusal(Reason.CONFIG_INVALID, str(error))
+        return Refusal(Reason.CONFIG_INVALID, f"{config_key(workspace)}: {error}")
 
 
 def _parsed(text: str, key: str) -> Mapping[str, Any] | Refusal:
@@ -165,7 +168,7 @@ def _parsed(text: str, key: str) -> Mapping[str, Any] | Refusal:
     if document is not None and not isinstance(document, dict):
         return Refusal(Reason.CONFIG_INVALID, f"{key}: a mapping is expected at the top")
     document = document or {}
-    return document.get("training_config") or document
+    return document.get(options.TRAINING_ROOT) or document
 
 
 def _number(given: Mapping[str, Any], section: str, *names: str) -> int:

@@ -1,9 +1,11 @@
 """What can go wrong and is not the controller's fault: each shows a reason and a message of its own, and heals where it can."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
+from kubernetes.client import ApiException
 
 from controller.loop import Loop
 from controller.progress import Progress
@@ -12,6 +14,7 @@ from runtime import contract
 from test.clock import VirtualClock
 from test.controller.stage import (
     INFERENCE,
+    SETTINGS,
     TUNING,
     Stage,
     changed,
@@ -23,11 +26,29 @@ from test.controller.stage import (
 from test.expect import eventually
 
 
-async def test_an_unknown_preset_names_the_nearest(stage: Stage, controller: Loop) -> None:
-    """The schema refuses unknown short names; a name that a later schema allowed is refused here."""
-    stage.create(changed(INFERENCE, inference={"preset": {"name": "nobody/smollm2-135m"}}))
+@pytest.mark.parametrize(("preset", "advice"), [("smollm2-135m-instrct", "preset"), ("falcon-7b", "retired")])
+async def test_an_unknown_or_retired_preset_is_refused_by_the_schema(stage: Stage, preset: str, advice: str) -> None:
+    with pytest.raises(ApiException) as refused:
+        stage.create(changed(INFERENCE, inference={"preset": {"name": preset}}))
+    assert refused.value.status == 422
+    assert advice in str(refused.value.body)
+
+
+async def test_a_model_that_is_not_in_the_catalogue_costs_nothing(stage: Stage, controller: Loop) -> None:
+    stage.create(changed(INFERENCE, inference={"preset": {"name": "nobody/some-model"}}))
     await stage.reads(ResourceReady="F ModelUnresolved", WorkspaceReady="F ModelUnresolved", state="Pending")
     assert not stage.claims()
+
+
+async def test_a_gated_model_without_a_token_is_told_before_a_node_is_paid_for(client: Client, stage: Stage) -> None:
+    """R12."""
+    resource = {"instanceType": "Standard_NC24ads_A100_v4", "labelSelector": {"matchLabels": {"apps": "llama"}}}
+    manifest = changed(INFERENCE, resource=resource, inference={"preset": {"name": "llama-3.1-8b-instruct"}})
+    async with running(client, replace(SETTINGS, weights_registry="")):
+        stage.create(manifest)
+        await stage.reads(ResourceReady="F ModelAccessRequired", state="Pending")
+        assert "HF_TOKEN" in stage.condition("ResourceReady")["message"]
+        assert not stage.claims()
 
 
 async def test_an_unknown_instance_type_costs_nothing_and_names_the_nearest(stage: Stage, controller: Loop) -> None:

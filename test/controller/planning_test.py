@@ -75,6 +75,45 @@ def test_a_broken_configuration_is_named_with_its_place(text: str, named: str) -
     assert named in refused.message
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("vllm:\n  max-modle-len: 1\n", "did you mean max-model-len?"),
+        ("vllm:\n  max_modle_len: 1\n", "did you mean max-model-len?"),
+        ("vlm: {}\n", "did you mean vllm?"),
+        ("max-model-len: 1\n", "belongs under vllm:"),
+        ("vllm:\n  enforce-eager.x: 1\n", "enforce-eager.x"),
+    ],
+)
+def test_a_typo_in_an_engine_option_is_refused_with_the_nearest(text: str, named: str) -> None:
+    refused = _configuration(SETTINGS, workspace(INFERENCE), {"inference_config.yaml": text})
+    assert isinstance(refused, Refusal)
+    assert named in refused.message
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("training_config:\n  LoraConfg: {}\n", "did you mean LoraConfig?"),
+        ("LoraConfig:\n  lora_alhpa: 16\n", "did you mean lora_alpha?"),
+    ],
+)
+def test_a_typo_in_a_training_option_is_refused_with_the_nearest(text: str, named: str) -> None:
+    refused = _configuration(SETTINGS, workspace(TUNING), {"training_config.yaml": text})
+    assert isinstance(refused, Refusal)
+    assert named in refused.message
+
+
+def test_options_are_known_however_people_write_them() -> None:
+    text = "max_probe_steps: 6\nvllm:\n  gpu_memory_utilization: 0.5\n  no-enable-prefix-caching: true\n  compilation-config.level: 3\n"
+    wanted = _configuration(SETTINGS, workspace(INFERENCE), {"inference_config.yaml": text})
+    assert isinstance(wanted, Configuration)
+    older = "TrainingArguments:\n  max_seq_length: 512\nModelConfig:\n  torch_dtype: bfloat16\n"
+    tuned = _configuration(SETTINGS, workspace(TUNING), {"training_config.yaml": older})
+    assert isinstance(tuned, Configuration)
+    assert tuned.max_length == 512
+
+
 def test_an_empty_configuration_asks_for_nothing() -> None:
     assert _parsed("", "k") == {}
     assert _parsed("# only a comment\n", "k") == {}
