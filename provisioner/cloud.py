@@ -41,6 +41,8 @@ class State(Enum):
 class CloudError(Exception):
     """Base of what a cloud can answer. `reason` and the message go into the condition as they are.
 
+    The first line of each class below is what users read about its reason in the reference.
+
     `decided`: the cloud has refused, and the machine does not exist. Otherwise it may: look before anything else.
     `terminal`: asking again for the same cannot help (the spec of a claim is immutable).
     `retry_after`: seconds to wait before the next try, None for the caller's own backoff.
@@ -70,19 +72,19 @@ class InstanceExists(CloudError):
 
 
 class ClusterBusy(CloudError):
-    """Another operation on the cluster is in progress; the same request will do later."""
+    """Another operation on the cluster is in progress. Wait: the request is sent again."""
 
     reason = "ClusterBusy"
 
 
 class ClusterNotRunning(CloudError):
-    """The cluster is stopped, starting, stopping or going: nothing may be created, deleted or repaired."""
+    """The cluster is stopped, starting or stopping; until it runs nothing is created, deleted or repaired."""
 
     reason = "ClusterNotRunning"
 
 
 class Throttled(CloudError):
-    """429. The provider holds back *all* requests for `retry_after` by itself."""
+    """Azure limits our requests. Wait: all of them are held back for as long as it asks."""
 
     reason = "Throttled"
 
@@ -98,7 +100,10 @@ class Scope(Enum):
 
 
 class InsufficientCapacity(CloudError):
-    """Azure has none left, or does not sell it here. `ttl` seconds is how long that is believed."""
+    """Azure has no such machine left, or does not sell it here. Allow other sizes, zones or capacity types, or try later.
+
+    `scope` and `ttl` (seconds) say how far that reaches and how long it is believed.
+    """
 
     reason = "InsufficientCapacity"
 
@@ -109,38 +114,38 @@ class InsufficientCapacity(CloudError):
 
 
 class QuotaExceeded(InsufficientCapacity):
-    """The subscription may not have more of it, whatever Azure has."""
+    """The subscription may not have more of these. Request an increase with the numbers in the message."""
 
     reason = "QuotaExceeded"
 
 
 class SubnetFull(CloudError):
-    """No addresses left. An operator, or another node's end, can change that."""
+    """The subnet has no addresses left. Free some, or give the node class a larger subnet; it is tried again."""
 
     reason = "SubnetFull"
 
 
 class Unauthorized(CloudError):
-    """401 or 403: the identity is missing, expired, or lacks a role. An operator can change that while we wait."""
+    """Azure does not know the provisioner's identity, or it lacks a role. Grant it; it is tried every five minutes."""
 
     reason = "Unauthorized"
 
 
 class PolicyDenied(CloudError):
-    """Azure Policy said no. An operator can change that while we wait."""
+    """Azure Policy forbids the machine. Ask the policy's owner; it is tried every five minutes."""
 
     reason = "PolicyDenied"
 
 
 class InvalidSpec(CloudError):
-    """The request can never succeed as it is."""
+    """The claim or its node class asks for what cannot be. Correct it: a claim must be made anew."""
 
     reason = "InvalidSpec"
     terminal = True
 
 
 class BootstrapFailed(CloudError):
-    """The machine was made but did not come up, or came up broken. Worth one more machine, not many."""
+    """The machine was made but did not come up, twice. Check outbound access and the node image."""
 
     reason = "BootstrapFailed"
 

@@ -87,6 +87,7 @@ class AgentPools:
             )
 
     async def get(self, name: str) -> Instance | None:
+        await self._locate()
         await self._budget.read()
         found = await self._send("GET", name, lambda: self._client.agent_pools.get(*self._scope, name), absent=None)
         if found is not None:
@@ -97,6 +98,7 @@ class AgentPools:
         return None
 
     async def list(self) -> tuple[Instance, ...]:
+        await self._locate()
         await self._budget.read(background=True)
 
         async def collect() -> list[Any]:
@@ -113,6 +115,11 @@ class AgentPools:
         found = await self._send("CLUSTER", "", lambda: self._client.managed_clusters.get(*self._scope), absent=None)
         self._cluster = (now, self._read_cluster(found.as_dict() if found is not None else None))
         return self._cluster[1]
+
+    async def _locate(self) -> None:
+        """Zones are numbers in a pool and have the region before them on a node, so the region must be known."""
+        if not self._location:
+            await self.cluster()
 
     def _read_cluster(self, body: Mapping[str, Any] | None) -> Cluster:
         if body is None:

@@ -136,7 +136,7 @@ def classify(answer: Answer, *, pool: str) -> CloudError:
         return PolicyDenied(f"{text}. Ask the owner of the Azure Policy, or change what the node class asks for")
     if answer.status in (401, 403):
         return Unauthorized(
-            f"{text}. Give the provisioner's identity Contributor on the managed cluster and its node resource group"
+            f"{text}. Give the provisioner's identity read, write and delete on the cluster's agent pools, and read on the cluster"
         )
     if answer.status == 404:
         return ClusterMissing(
