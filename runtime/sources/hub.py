@@ -32,7 +32,7 @@ class Hub:
         os.environ.setdefault("HF_HOME", str(work / "home"))  # read at import; the default lies in a read-only home
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        import httpx  # type: ignore[import-not-found]  # in the runtime environment alone
+        import httpx2  # type: ignore[import-not-found]  # in the runtime environment alone
         import huggingface_hub
         from huggingface_hub import errors
 
@@ -48,7 +48,7 @@ class Hub:
             raise (
                 self._refused(token) if code in (401, 403) else self._fault(self.unreachable, f"hub answered {code}")
             ) from error
-        except (httpx.HTTPError, OSError, errors.LocalEntryNotFoundError) as error:
+        except (httpx2.HTTPError, OSError, errors.LocalEntryNotFoundError) as error:
             raise self._fault(self.unreachable, f"no answer from the hub: {type(error).__name__}: {error}") from error
 
     def _snapshot(self, hub: Any, token: str | None, tree: Path, reporter: Reporter) -> Path:

@@ -118,7 +118,7 @@ def _section_problems(section: str, body: Mapping[str, Any]) -> list[str]:
             found.append(_unknown(str(key), f"key in {section}", known))
         elif not _fits(value, known[key]):
             found.append(f"{section}.{key} is {value!r}, expected {' or '.join(known[key])}")
-    if section == "DatasetConfig" and body.get("train_on", "assistant") not in ("assistant", "all"):
+    if section == "DatasetConfig" and body.get("train_on") not in (None, "assistant", "all"):
         found.append("DatasetConfig.train_on must be `assistant` or `all`")
     return found
 

@@ -57,7 +57,7 @@ def converged(losses: Sequence[float], epoch: float) -> bool:
 
 
 def evaluation_steps(rows: int, batch: int) -> int:
-    """Optimiser steps between evaluations. The last of an epoch falls on its end."""
+    """Optimiser steps between evaluations. The last of an epoch falls on its end or just behind."""
     return max(1, math.ceil(math.ceil(rows / batch) / EVALUATIONS))
 
 

@@ -1,0 +1,122 @@
+"""Checkpoints: complete or absent, this run's or nobody's, kept in a real registry. What is in them: tune_test."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runtime.contract import ExitCode, Phase, Reason
+from runtime.fault import Fault
+from runtime.oci.reference import Reference
+from runtime.retry import Schedule
+from runtime.status import Reporter
+from runtime.training.checkpoint import MANIFEST, Remote, Store, run_id
+from test.runtime.registry import Registry, free_port, write_secret
+
+SOON = Schedule(deadline=0.0)
+RUN = run_id(["org/tiny", "data"])
+
+
+def store(folder: Path, remote: Remote | None = None, run: str = RUN) -> Store:
+    return Store(folder, run, remote, Reporter(Phase.TRAINING))
+
+
+def save(kept: Store, step: int, text: str = "weights") -> Path:
+    folder = kept.folder / f"checkpoint-{step}"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_text(f"{text} {step}")
+    kept.record(step, {"micro": 2})
+    return folder
+
+
+def test_the_newest_complete_checkpoint_is_found_with_what_was_kept_in_it(tmp_path: Path) -> None:
+    kept = store(tmp_path)
+    save(kept, 5)
+    save(kept, 10)
+    found = kept.latest()
+    assert found is not None
+    assert (found.step, found.extra) == (10, {"micro": 2})
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing file", "no manifest", "broken manifest"])
+def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(damage: str, tmp_path: Path) -> None:
+    kept = store(tmp_path)
+    save(kept, 5)
+    newest = save(kept, 10)
+    match damage:
+        case "cut":
+            (newest / "adapter_model.safetensors").write_text("weight")
+        case "missing file":
+            (newest / "adapter_model.safetensors").unlink()
+        case "no manifest":
+            (newest / MANIFEST).unlink()
+        case _:
+            (newest / MANIFEST).write_text("{")
+    found = kept.latest()
+    assert found is not None
+    assert found.step == 5
+
+
+def test_another_runs_checkpoint_is_never_resumed(tmp_path: Path) -> None:
+    save(store(tmp_path), 5)
+    assert store(tmp_path, run=run_id(["org/tiny", "other data"])).latest() is None
+
+
+def test_only_the_last_two_are_kept(tmp_path: Path) -> None:
+    kept = store(tmp_path)
+    for step in (1, 2, 3):
+        save(kept, step)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-3"]
+
+
+class TestRemote:
+    @pytest.fixture
+    def remote(self, registry: Registry) -> Remote:
+        return Remote(Reference.parse(f"{registry.host}/team/adapter:1-checkpoint"), ())
+
+    def test_a_new_pod_finds_what_the_last_one_published(self, remote: Remote, tmp_path: Path) -> None:
+        first = store(tmp_path / "first", remote)
+        assert first.restore(SOON) is None
+        first.publish(first.record(0, {}), SOON)
+        save(first, 7)
+        latest = first.latest()
+        assert latest is not None
+        first.publish(latest, SOON)
+        found = store(tmp_path / "second", remote).restore(SOON)
+        assert found is not None
+        assert found.step == 7
+        assert (found.folder / "adapter_model.safetensors").read_text() == "weights 7"
+
+    def test_a_push_while_training_goes_on_arrives(self, remote: Remote, registry: Registry, tmp_path: Path) -> None:
+        kept = store(tmp_path, remote)
+        save(kept, 3)
+        latest = kept.latest()
+        assert latest is not None
+        kept.publish_meanwhile(latest, Schedule(10))
+        kept.settle()
+        found = registry.manifest("team/adapter", "1-checkpoint")
+        assert found is not None
+        assert json.loads(json.dumps(found[1]))["annotations"]["sh.kaito.checkpoint.step"] == "3"
+
+    def test_a_failed_push_while_training_goes_on_is_a_warning(self, tmp_path: Path) -> None:
+        nowhere = Remote(Reference.parse(f"127.0.0.1:{free_port()}/a/b:1"), ())
+        kept = store(tmp_path, nowhere)
+        save(kept, 3)
+        latest = kept.latest()
+        assert latest is not None
+        kept.publish_meanwhile(latest, SOON)
+        kept.settle()
+        assert [warning.code for warning in kept.reporter.status.warnings] == [Reason.REGISTRY_UNAVAILABLE]
+
+    def test_another_runs_remote_checkpoint_is_left_alone(self, remote: Remote, tmp_path: Path) -> None:
+        first = store(tmp_path / "first", remote)
+        first.publish(first.record(4, {}), SOON)
+        other = store(tmp_path / "second", remote, run=run_id(["other"]))
+        assert other.restore(SOON) is None
+
+    def test_a_refused_login_is_not_taken_for_no_checkpoint(self, private_registry: Registry, tmp_path: Path) -> None:
+        secret = write_secret(tmp_path / "push-secret", private_registry.host, "wrong-password")
+        remote = Remote(Reference.parse(f"{private_registry.host}/team/adapter:1-checkpoint"), (secret,))
+        with pytest.raises(Fault) as raised:
+            store(tmp_path / "kept", remote).restore(SOON)
+        assert (raised.value.exit, raised.value.reason) == (ExitCode.PUSH_FAILED, Reason.PUSH_UNAUTHORIZED)

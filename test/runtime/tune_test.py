@@ -1,0 +1,315 @@
+"""Tuning a tiny model end to end on the CPU: results, pushes, resumption, and every way in which it ends early.
+
+What a data set or a configuration may look like is covered in data_test and training_config_test.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime import contract, tune
+from runtime.contract import ExitCode, Reason, Status, TunePlan
+from test.runtime import tiny
+from test.runtime.registry import Registry, free_port, write_secret
+
+pytestmark = [pytest.mark.runtime, pytest.mark.filterwarnings("default"), pytest.mark.timeout(600)]
+
+CONFIG = "training_config: {{TrainingArguments: {{num_train_epochs: 1, per_device_train_batch_size: 4{more}}}}}"
+
+
+@dataclass
+class Job:
+    """One tuning Job: what its pods share (weights, data, Secrets), and where the current pod leaves its results."""
+
+    folder: Path
+    plan: TunePlan
+    pod: int = 0
+    config: str = ""
+
+    @property
+    def results(self) -> Path:
+        return self.folder / f"results-{self.pod}"
+
+    def arguments(self, port: int = 0) -> list[str]:
+        (self.folder / "training_config.yaml").write_text(self.config)
+        self.results.mkdir(exist_ok=True)
+        self.report.write_text("")
+        named = {"weights": "model", "data": "data", "secrets": "secrets", "config": "training_config.yaml"}
+        words = [word for option, name in named.items() for word in (f"--{option}", str(self.folder / name))]
+        common = ["--results", str(self.results), "--push-deadline", "0", "--port", str(port)]
+        return [*words, *common, "--termination-log", str(self.report)]
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "termination-log"
+
+    def status(self) -> Status:
+        return contract.decode(Status, self.report.read_text())
+
+    def run(self, monkeypatch: pytest.MonkeyPatch) -> int:
+        """Run a pod in this process."""
+        monkeypatch.setenv(contract.PLAN_ENV, contract.encode(self.plan))
+        return tune.main(self.arguments())
+
+    @contextlib.contextmanager
+    def running(self, patches: str = "") -> Iterator["Pod"]:
+        """Run a pod in a process of its own. `patches` is code that runs before it."""
+        port = free_port()
+        code = f"import sys, runtime.tune as t, runtime.training.trainer as trainer\n{patches}\nsys.exit(t.main(sys.argv[1:]))"
+        environment = os.environ | {
+            contract.PLAN_ENV: contract.encode(self.plan),
+            "PYTHONPATH": ".",
+            "OMP_NUM_THREADS": "1",
+        }
+        with (self.folder / f"log-{self.pod}").open("wb") as log:
+            process = subprocess.Popen([sys.executable, "-c", code, *self.arguments(port)], env=environment, stderr=log)
+        try:
+            yield Pod(process, port)
+        finally:
+            process.kill()
+            process.wait()
+
+
+@dataclass
+class Pod:
+    process: "subprocess.Popen[bytes]"
+    port: int
+
+    def status(self) -> Status | None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/status", timeout=60) as answer:
+                return contract.decode(Status, answer.read())
+        except (urllib.error.URLError, ConnectionError):
+            return None
+
+    def reach(self, step: int) -> Status:
+        """Follow the pod until it has made this step."""
+        while self.process.poll() is None:
+            status = self.status()
+            if status is not None and status.step >= step:
+                return status
+        raise AssertionError(f"ended with {self.process.returncode} before step {step}")
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def job(tmp_path: Path, model: Path) -> Job:
+    (tmp_path / "model").symlink_to(model)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").write_text("\n".join(map(json.dumps, tiny.conversations(80))))
+    plan = TunePlan(model="org/tiny", revision="abc", accelerator="cpu")
+    return Job(tmp_path, plan, config=CONFIG.format(more=", learning_rate: 0.01"))
+
+
+def image_plan(registry: Registry, secret: str = "") -> TunePlan:
+    image = f"{registry.host}/team/adapter:1"
+    return TunePlan(model="org/tiny", accelerator="cpu", output_image=image, push_secret=secret)
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_run_leaves_an_adapter_that_peft_loads_and_that_learned(
+    method: str, job: Job, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import peft
+    import transformers
+
+    job.plan = TunePlan(model="org/tiny", revision="abc", accelerator="cpu", method=method)
+    job.config = CONFIG.format(more=", learning_rate: 0.01").replace("num_train_epochs: 1", "num_train_epochs: 3")
+    assert job.run(monkeypatch) == 0, job.status()
+    status = job.status()
+    assert (status.phase, status.step, status.total_steps) == ("Succeeded", 60, 60)
+    assert status.loss is not None
+    assert status.loss < 4.0  # untrained it is ln(448) = 6.1
+    kept = json.loads((job.results / "adapter_config.json").read_text())
+    assert (kept["base_model_name_or_path"], kept["revision"], kept["r"]) == ("org/tiny", "abc", 16)
+    assert kept["target_modules"] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert (job.results / contract.TUNING_SENTINEL).exists()
+    assert (job.results / "tokenizer.json").exists()
+    assert (job.results / "adapter_model.safetensors").stat().st_mode & 0o044 == 0o044
+    base = transformers.AutoModelForCausalLM.from_pretrained(model)
+    peft.PeftModel.from_pretrained(base, job.results)
+
+
+def test_evaluations_in_between_do_not_stop_4_bit_training_on_a_cpu(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    import peft
+    import torch
+
+    from runtime.training import model as models
+    from runtime.training import recipe
+    from runtime.training.config import TrainingConfig
+
+    job.plan = TunePlan(model="org/tiny", accelerator="cpu", method="qlora")
+    loaded = models.load_model(job.folder / "model", job.plan, TrainingConfig(), models.device("cpu"))
+    lora = recipe.choose(128, 80)
+    adapted = peft.get_peft_model(loaded, peft.LoraConfig(**models.lora_options(TrainingConfig(), lora, loaded)))
+    ids = torch.arange(12).view(1, 12)
+    adapted.eval()
+    with torch.no_grad():
+        adapted(input_ids=ids)
+    adapted.train()
+    adapted(input_ids=ids, labels=ids).loss.backward()
+    gradients = {name: p.grad for name, p in adapted.named_parameters() if "lora_B" in name}
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients.values())
+
+
+def test_the_adapter_is_pushed_and_a_repeated_run_gives_the_same_digest(
+    job: Job, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.plan = image_plan(registry)
+    assert job.run(monkeypatch) == 0, job.status()
+    first = job.status().artifact
+    assert first is not None
+    found = registry.manifest("team/adapter", "1")
+    assert found is not None
+    assert found[0] == first.digest
+    annotations: Any = found[1]["annotations"]
+    assert annotations["sh.kaito.model.name"] == "org/tiny"
+    job.pod += 1
+    assert job.run(monkeypatch) == 0, job.status()
+    assert job.status().artifact == first
+
+
+def test_a_wrong_push_secret_is_found_before_anything_is_loaded(
+    job: Job, private_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(*_: object) -> None:
+        raise AssertionError("the model was loaded before the push was tried")
+
+    monkeypatch.setattr(tune, "prepare", too_late)
+    write_secret(job.folder / "secrets" / "push", private_registry.host, "wrong-password")
+    job.plan = image_plan(private_registry, "push")
+    assert job.run(monkeypatch) == ExitCode.PUSH_FAILED
+    assert job.status().reason == Reason.PUSH_UNAUTHORIZED
+    job.plan = image_plan(private_registry, "absent")
+    assert job.run(monkeypatch) == ExitCode.PUSH_FAILED
+    assert job.status().reason == Reason.SECRET_MISSING
+
+
+def test_after_sigterm_the_next_pod_goes_on_and_ends_with_the_same_adapter(
+    job: Job, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.plan = image_plan(registry)
+    job.config = CONFIG.format(more=", learning_rate: 0.01").replace("num_train_epochs: 1", "num_train_epochs: 20")
+    with job.running() as pod:
+        pod.reach(3)
+        pod.process.send_signal(signal.SIGTERM)
+        assert pod.process.wait(timeout=120) == ExitCode.PREEMPTED
+    stopped = job.status()
+    assert stopped.reason == Reason.PREEMPTED
+    assert stopped.step >= 3
+    job.pod += 1
+    with job.running() as pod:
+        assert pod.reach(1).step >= stopped.step
+        assert pod.process.wait(timeout=300) == 0
+    resumed = job.status()
+    assert resumed.artifact is not None
+    job.pod, job.plan = 2, TunePlan(**{**vars(job.plan), "output_image": f"{registry.host}/team/whole:1"})
+    assert job.run(monkeypatch) == 0
+    whole = job.status().artifact
+    assert whole is not None
+    assert layers(registry, "team/adapter")[1] == layers(registry, "team/whole")[1]
+
+
+def layers(registry: Registry, repository: str) -> Any:
+    found = registry.manifest(repository, "1")
+    assert found is not None
+    return found[1]["layers"]
+
+
+def test_after_kill_9_the_next_pod_starts_at_the_last_checkpoint(job: Job, registry: Registry) -> None:
+    job.plan = image_plan(registry)
+    job.config = CONFIG.format(more="").replace("num_train_epochs: 1", "num_train_epochs: 20")
+    with job.running("trainer.SAVE_STEPS = 5") as pod:
+        while not (status := pod.reach(5)).checkpoint_step:
+            pass
+        while (found := registry.manifest("team/adapter", "1-checkpoint")) is None or _step(found) < 5:
+            pass
+        pod.process.kill()
+    assert status.step < status.total_steps
+    job.pod += 1
+    with job.running() as pod:
+        assert pod.reach(1).step >= 5
+
+
+def _step(manifest: tuple[str, dict[str, Any]]) -> int:
+    return int(manifest[1]["annotations"]["sh.kaito.checkpoint.step"])
+
+
+def test_a_loss_that_is_no_number_ends_the_run(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    job.config = CONFIG.format(more=", learning_rate: 1.0e+30, max_grad_norm: 1.0e+30")
+    assert job.run(monkeypatch) == ExitCode.LOSS_NOT_FINITE
+    assert "lower TrainingArguments.learning_rate" in job.status().message
+    assert not (job.results / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("rows", "code"), [(2, ExitCode.OK), (0, ExitCode.OUT_OF_MEMORY)])
+def test_too_little_memory_means_smaller_batches_of_the_same_effect(
+    rows: int, code: ExitCode, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    import trl
+
+    compute = trl.SFTTrainer.compute_loss
+
+    def bounded(self: Any, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
+        if len(inputs["input_ids"]) > rows:
+            raise torch.OutOfMemoryError("too many rows")
+        return compute(self, model, inputs, *args, **options)
+
+    monkeypatch.setattr(trl.SFTTrainer, "compute_loss", bounded)
+    assert job.run(monkeypatch) == code
+    status = job.status()
+    if code == ExitCode.OK:
+        assert status.step == 20
+        assert [warning.code for warning in status.warnings] == ["BatchReduced"]
+    else:
+        assert status.reason == Reason.OUT_OF_MEMORY
+        assert "max_length" in status.message
+
+
+def test_cuda_without_a_gpu_is_an_exit_of_its_own(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    job.plan = TunePlan(model="org/tiny")
+    assert job.run(monkeypatch) == ExitCode.ACCELERATOR_MISSING
+    assert job.status().reason == Reason.ACCELERATOR_MISSING
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("training_config: {LoraConfig: {target_modules: [qkv_proj, o_proj]}}", "this model has no qkv_proj; it has"),
+        ("training_config: {TrainingArguments: {lerning_rate: 1}}", "did you mean `learning_rate`"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(
+    config: str, message: str, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.config = config
+    assert job.run(monkeypatch) == ExitCode.CONFIG_INVALID
+    assert message in job.status().message
+
+
+def test_missing_weights_and_a_broken_plan_are_told_apart(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    (job.folder / "model").unlink()
+    assert job.run(monkeypatch) == ExitCode.INPUT_MISSING
+    assert job.status().reason == Reason.WEIGHTS_UNREACHABLE
+    monkeypatch.setenv(contract.PLAN_ENV, "{")
+    assert tune.main(job.arguments()) == ExitCode.CONFIG_INVALID
