@@ -75,11 +75,18 @@ def hyperkube() -> Path:
 
 
 def kubectl() -> Path:
-    """A kubectl that fits: the machine's own, or one built from the same Kubernetes."""
+    """A kubectl that fits: the machine's own, or one built from the same Kubernetes. Its folder can go on PATH."""
     found = shutil.which("kubectl")
     if found and _client_version(found) >= OLDEST_KUBECTL:
         return Path(found)
-    return _build("kubectl", MODULE, "k8s.io/kubernetes/cmd/kubectl")
+    built = _build("kubectl", MODULE, "k8s.io/kubernetes/cmd/kubectl")
+    folder = cache() / "bin"
+    folder.mkdir(exist_ok=True)
+    link = folder / "kubectl"
+    if not link.exists() or link.resolve() != built:
+        link.unlink(missing_ok=True)
+        link.symlink_to(built)
+    return link
 
 
 def install_packages() -> None:

@@ -108,6 +108,7 @@ def up(folder: Path | None = None) -> Box:
     box = Box((folder or run_folder()).resolve())
     check_machine()
     check_no_other(box.folder)
+    _find_kubectl()
     started = time.monotonic()
     with _alone(box.folder):
         if is_up(box):
@@ -180,11 +181,17 @@ def check_no_other(folder: Path) -> None:
         raise BoxError(f"another box is up, with its state in {other}: take it down first")
 
 
+def _find_kubectl() -> None:
+    """Let this process and what it starts find a kubectl that fits under its name."""
+    folder = str(assets.kubectl().parent)
+    if folder not in os.environ["PATH"].split(os.pathsep):
+        os.environ["PATH"] = folder + os.pathsep + os.environ["PATH"]
+
+
 def _start(box: Box) -> None:
     box.folder.mkdir(parents=True, exist_ok=True)
     assets.install_packages()
     assets.hyperkube()
-    assets.kubectl()
     with step("images"):
         images.ensure(box.folder, [*images.node_images(), *images.product_images()])
     with step("network"):

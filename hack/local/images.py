@@ -24,6 +24,7 @@ CURL = Path(__file__).parent / "curl"
 
 SUITE = "bookworm"
 BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
+DEPS = "deps-"  # begins the tags of the parts that take gigabytes
 PAUSE = ["/bin/busybox", "sleep", "2147483647"]
 
 Build = Callable[[Store, str, str], None]  # (store, tag in the store, address of the registry)
@@ -73,6 +74,11 @@ def ensure(folder: Path, wanted: Sequence[Image]) -> None:
             _build_parts(missing, address, folder)
         for image in stale:
             _join(image, Repository(address, image.repository))
+        heavy = {part.repository for part in missing if part.key.startswith(DEPS)}
+        for image in (image for image in stale if image.repository in heavy):
+            _remove_superseded(image, Repository(address, image.repository))
+    if heavy:  # gigabytes that nothing refers to any more
+        registry.collect_garbage(folder)
 
 
 def node_images() -> list[Image]:
@@ -147,6 +153,15 @@ def _join(image: Image, repository: Repository) -> None:
     repository.retag(image.key, image.tag)
 
 
+def _remove_superseded(image: Image, repository: Repository) -> None:
+    """Remove everything else of the repository. Removing a manifest removes every tag of it, so digests are compared."""
+    kept = {tagged(image.repository, tag) for tag in (image.tag, image.key, *(part.key for part in image.parts))}
+    for tag in repository.tags():
+        digest = tagged(image.repository, tag)
+        if digest is not None and digest not in kept:
+            repository.delete(tag)
+
+
 def _deps(name: str, inputs: Sequence[str], arguments: Mapping[str, str]) -> Part:
     text = stage_text(DOCKERFILE.read_text(), f"{name}-deps")
     words = [base_part().key, text, *inputs, *(f"{key}={value}" for key, value in arguments.items())]
@@ -155,7 +170,7 @@ def _deps(name: str, inputs: Sequence[str], arguments: Mapping[str, str]) -> Par
         full = {**arguments, "PYTHON_IMAGE": f"{address}/{base_part().repository}:{base_part().key}"}
         images.build(DOCKERFILE, REPOSITORY, f"{name}-deps", tag, full)
 
-    return Part(f"kaito/{name}", f"deps-{_digest(words)}", build, needs_base=True)
+    return Part(f"kaito/{name}", f"{DEPS}{_digest(words)}", build, needs_base=True)
 
 
 def _code(name: str, sources: Sequence[Path]) -> Part:

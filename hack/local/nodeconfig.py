@@ -96,6 +96,11 @@ def kubelet_config(node: Node, authority: Path, certificate: Path, key: Path) ->
         "authorization": {"mode": "Webhook"},
         "tlsCertFile": str(certificate),
         "tlsPrivateKeyFile": str(key),
+        # Nobody serves DNS in the box, where everything is reached by address. At this address, which is the machine's,
+        # a lookup is refused at once; the machine's own resolvers would let pods wait for answers that cannot reach them.
+        "clusterDNS": [ADDRESS],
+        "clusterDomain": "cluster.local",
+        "resolvConf": "",
         "volumePluginDir": "/var/lib/kubelet/volume-plugins",
         "serializeImagePulls": False,
         # All nodes share one disk that is also the developer's: percentages of it say nothing about the node.

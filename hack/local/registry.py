@@ -85,6 +85,14 @@ def loopback(folder: Path) -> Iterator[str]:
             path.unlink(missing_ok=True)
 
 
+def collect_garbage(folder: Path) -> None:
+    """Free what no image of the public registry refers to any more. Nobody may be pushing to it."""
+    config = folder.resolve() / "registry-garbage.yml"
+    config.write_text(yaml.safe_dump(registry_config(Registry("garbage", "127.0.0.1:0", public_storage()))))
+    run("docker-registry", "garbage-collect", "--delete-untagged", config)
+    config.unlink()
+
+
 def public_storage() -> Path:
     return assets.cache() / "registry"
 
