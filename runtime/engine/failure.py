@@ -35,16 +35,30 @@ _PHRASES: Sequence[tuple[str, tuple[ExitCode, Reason]]] = (
     (r"Should have a `model_type` key|trust_remote_code|Unknown quantization|has no vLLM implementation", _UNSUPPORTED),
     (r"Cannot find any model weights|SafetensorError|HeaderTooLarge|No such file or directory", _WEIGHTS),
     (r"does not appear to have|can't find .*config|Can't load|couldn't connect to|LocalEntryNotFound", _WEIGHTS),
-    (r": error: |max_model_len|ValidationError|invalid choice|must be divisible by", _CONFIG),
+    (
+        r"^argument |: error: |max_model_len|ValidationError|Input should be|invalid choice|must be divisible by",
+        _CONFIG,
+    ),
 )
 
 
 def last_error(lines: Sequence[str]) -> str:
-    """The line that names the cause: the last error that is not merely the consequence of another one."""
+    """What names the cause: the last error that is not merely the consequence of another one."""
     bare = [_PREFIX.sub("", line).strip() for line in lines]
-    errors = [line for line in bare if _ERROR.match(line)]
-    causes = [line for line in errors if not _CONSEQUENCE.search(line)]
-    return next(iter([*reversed(causes), *reversed(errors), *reversed([line for line in bare if line])]), "")
+    errors = [place for place, line in enumerate(bare) if _ERROR.match(line)]
+    causes = [place for place in errors if not _CONSEQUENCE.search(bare[place])]
+    said = [place for place, line in enumerate(bare) if line]
+    place = next(iter([*reversed(causes), *reversed(errors), *reversed(said)]), None)
+    return "" if place is None else _whole(bare[place].removeprefix("-c: error: "), bare[place + 1 :])
+
+
+def _whole(line: str, following: Sequence[str]) -> str:
+    """Pydantic's first line only counts the errors; what is wrong stands in the next ones."""
+    if "validation error" not in line:
+        return line
+    end = next((place for place, text in enumerate(following) if "[type=" in text), -1)
+    detail = " ".join(filter(None, following[: end + 1])).partition(" [type=")[0]
+    return detail.removeprefix("Value error, ") or line
 
 
 def classify(status: int, lines: Sequence[str], *, killed_for_memory: bool = False) -> Fault:

@@ -203,7 +203,8 @@ class Supervisor:
         except (Unanswered, _Ended) as error:
             logger.warning("drain cut short: %s", error)
         process.terminate()
-        process.wait(max(STOP_MARGIN / 2, deadline - self.monotonic()))
+        left = deadline - self.monotonic() if self.up else 0.0  # one that still loads owes nobody an answer
+        process.wait(max(STOP_MARGIN / 2, left))
 
 
 def bad_adapter(reporter: Reporter, name: str, why: str) -> None:

@@ -34,6 +34,27 @@ def test_the_root_cause_decides_and_not_what_followed_from_it(line: str, code: i
     assert line.rpartition("] ")[2].partition(".")[0] in str(fault)
 
 
+def test_what_is_wrong_with_a_config_is_told_and_not_how_much() -> None:
+    lines = [
+        "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig",
+        "  Value error, The checkpoint has model type `foo` but Transformers does not recognize this architecture.",
+        "",
+        "You can update Transformers. [type=value_error, input_value=ArgsKwargs(()), input_type=ArgsKwargs]",
+        "    For further information visit https://errors.pydantic.dev/2.14/v/value_error",
+    ]
+    fault = classify(1, lines)
+    assert (fault.exit, fault.reason) == (ExitCode.MODEL_UNSUPPORTED, Reason.MODEL_UNSUPPORTED)
+    assert str(fault) == (
+        "The checkpoint has model type `foo` but Transformers does not recognize this architecture. "
+        "You can update Transformers."
+    )
+
+
+def test_a_wrong_value_is_told_without_the_program_that_read_it() -> None:
+    fault = classify(2, ["usage: -c [-h]", "-c: error: argument --dtype: invalid choice: 'int3' (choose from 'auto')"])
+    assert (fault.exit, str(fault)) == (64, "argument --dtype: invalid choice: 'int3' (choose from 'auto')")
+
+
 def test_the_place_in_the_log_is_not_part_of_the_message() -> None:
     assert last_error([CORE + "ValueError: bad head size 3", *TAIL]) == "ValueError: bad head size 3"
 
