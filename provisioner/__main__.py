@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
+import uuid
 from contextlib import suppress
 
 from kube import health
@@ -57,7 +58,9 @@ async def run(settings: Settings) -> None:
     metrics.start()
     async with await Client.connect(user_agent=settings.user_agent, kubeconfig=settings.kubeconfig) as client:
         await refuse_rival(client)
-        elector = LeaderElector(client, Key(settings.lease_namespace, settings.lease_name), settings.identity)
+        # Not the pod's name alone: a container that is restarted in its pod must not pass for its predecessor.
+        identity = f"{settings.identity}_{uuid.uuid4()}"
+        elector = LeaderElector(client, Key(settings.lease_namespace, settings.lease_name), identity)
         terms: list[Loop] = []
         ready = {"synced": lambda: not terms or terms[-1].synced}
         async with await health.serve(settings.address, settings.port, checks=ready):

@@ -108,8 +108,9 @@ class LaunchPhase:
             draft.conditions.set(LAUNCHED, "Unknown", "NodeClassNotReady", message)
             return timedelta(seconds=10)
         offering = self._shortages.choose(claim.metadata.uid, offerings(claim.spec, node_class))
-        if offering is None:  # only after a refusal of this claim: _refused has the reason
-            raise InsufficientCapacity("Azure has refused everything that the claim allows")
+        if offering is None:  # all refused, and the write that was to say so was lost
+            self._exhausted(draft)
+            return None
         now = context.clock.now()
         # Conditional on the version that was read: a claim that has been deleted meanwhile is not launched any more.
         await draft.hold(**{labels.LAUNCH_TIME: timestamp(now)})
@@ -157,10 +158,16 @@ class LaunchPhase:
         if following is not None:
             draft.conditions.set(LAUNCHED, "Unknown", error.reason, f"{error} Trying {following} next")
             return timedelta()
+        self._exhausted(draft)
+        return None
+
+    def _exhausted(self, draft: Draft) -> None:
+        """Nothing is left to try: the claim has failed, for the reason of its last refusal."""
+        uid = draft.claim.metadata.uid
+        refused, error = self._shortages.last(uid)
         wait = self._shortages.retry_after(uid) / 60
         draft.fail(LAUNCHED, error.reason, f"{error} ({refused}; {ALL_UNAVAILABLE}; try again in about {wait:.0f} min)")
         self._context.warn(draft.claim, "InsufficientCapacityError", str(error), action="Launching")
-        return None
 
     async def _recover(self, draft: Draft) -> timedelta | None:
         """The pool came to nothing: say why, delete it (it costs money), and try what is left to try."""

@@ -99,11 +99,13 @@ class Shortages:
         self._clock = clock
         self._known: list[Shortage] = []
         self._tried: dict[str, list[Shortage]] = {}  # claim UID → its own refusals, which count until the claim goes
+        self._last: dict[str, tuple[Offering, InsufficientCapacity]] = {}
 
     def refused(self, claim_uid: str, offering: Offering, error: InsufficientCapacity) -> None:
         shortage = Shortage(offering, error.scope, self._clock.monotonic() + error.ttl)
         self._known.append(shortage)
         self._tried.setdefault(claim_uid, []).append(shortage)
+        self._last[claim_uid] = (offering, error)
 
     def choose(self, claim_uid: str, candidates: Iterable[Offering]) -> Offering | None:
         """The best offering that this claim has not been refused; None when it has been refused all of them."""
@@ -113,6 +115,10 @@ class Shortages:
         left = [each for each in candidates if not any(shortage.covers(each) for shortage in own)]
         return min(left, key=lambda each: any(shortage.covers(each) for shortage in self._known), default=None)
 
+    def last(self, claim_uid: str) -> tuple[Offering, InsufficientCapacity]:
+        """The claim's latest refusal. Only for claims that have been refused something."""
+        return self._last[claim_uid]
+
     def retry_after(self, claim_uid: str) -> float:
         """Seconds until the first of the claim's refusals is believed no more."""
         now = self._clock.monotonic()
@@ -121,3 +127,4 @@ class Shortages:
     def forget(self, claim_uid: str) -> None:
         """The claim is gone."""
         self._tried.pop(claim_uid, None)
+        self._last.pop(claim_uid, None)

@@ -1,12 +1,11 @@
 """How long to wait: until the next try of a claim that was refused, and until a claim counts as failed.
 
-Delays follow the class of the refusal; deadlines are those of the settings, and time in which the cluster did not run does
-not count. In memory alone: a restart asks once more than it would have, and starts the short deadlines anew.
+Delays follow the class of the refusal; deadlines are those of the settings, and time in which the cluster or this process
+did not run does not count. In memory alone: after a restart each claim is tried once more, and its deadline begins anew.
 """
 
 import random
 from collections.abc import Mapping
-from datetime import datetime
 
 from kube.api.nodeclaim import LAUNCHED, REGISTERED
 from provisioner.claims import launch_time
@@ -45,13 +44,13 @@ class Patience:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._stopped_at: datetime | None = None  # when the cluster was last seen not running
+        self._counting_since = context.clock.now()  # the start, or when the cluster was last seen not running
         self._trouble: dict[str, tuple[int, float]] = {}  # name → refusals in a row, monotonic moment of the next try
 
     def refused(self, name: str, error: CloudError) -> float:
         """Note a refusal; returns the seconds until the next try, more each time."""
         if isinstance(error, ClusterNotRunning):
-            self._stopped_at = self._context.clock.now()
+            self._counting_since = self._context.clock.now()
         refusals = self._trouble.get(name, (0, 0.0))[0]
         first, longest = DELAYS.get(type(error), OTHERS)
         delay = min(longest, first * 2**refusals) * random.uniform(1 - JITTER, 1 + JITTER)
@@ -98,5 +97,4 @@ class Patience:
     def _age(self, draft: Draft, instance: Instance | None) -> float:
         """Seconds since the last request if that made a pool, else since the claim was first seen."""
         began = (launch_time(draft.claim) if instance else None) or draft.since(LAUNCHED)
-        moments = [moment for moment in (began, self._stopped_at) if moment]
-        return (self._context.clock.now() - max(moments)).total_seconds() if moments else 0.0
+        return (self._context.clock.now() - max(began or self._counting_since, self._counting_since)).total_seconds()

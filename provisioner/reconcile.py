@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from kube.api import labels
 from kube.api.nodeclaim import NODE_CLAIMS
+from kube.api.workload import Node
 from kube.errors import NotFound
 from kube.meta import Key
 from provisioner.claims import failed, managed
@@ -93,7 +94,7 @@ class Reconciler:
         for node in self._context.nodes_of(key.name):
             if not node.metadata.deleting or labels.TERMINATION_FINALIZER not in node.metadata.finalizers:
                 continue
-            if any(owner.kind != NODE_CLAIMS.kind for owner in node.metadata.owner_references):
+            if not _registered_by_us(node, key.name):
                 continue
             if await self._exists(key) or await self._context.inventory.verify(key.name) is not None:
                 return timedelta(minutes=1)  # the collector of orphans deletes the pool first
@@ -114,3 +115,10 @@ class Reconciler:
         self._repair.forget(uid)
         self._termination.forget(key.name, uid)
         self._context.inventory.forget(key.name, uid)
+
+
+def _registered_by_us(node: Node, claim_name: str) -> bool:
+    """Whether the node was registered for a claim of this name: other Karpenter providers use the same finalizer."""
+    if not any((owner.kind, owner.name) == (NODE_CLAIMS.kind, claim_name) for owner in node.metadata.owner_references):
+        return False
+    return not {labels.NODE_CLASS, labels.WORKSPACE, labels.RAGENGINE}.isdisjoint(node.metadata.labels)

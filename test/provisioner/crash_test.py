@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from test.expect import eventually
-from test.provisioner.conftest import Box, a_claim
+from test.provisioner.conftest import CLAIMS, Box, a_claim
 
 # What a cloud may do to a request without anybody being to blame.
 FAULTS: list[dict[str, Any]] = [
@@ -223,6 +223,34 @@ async def test_a_pool_missing_from_a_list_ends_nothing_while_the_node_is_ready(b
     assert box.status_of(name, "Ready") == ("True", "Ready")
     assert box.status_of(other, "Ready") == ("True", "Ready")
     assert await box.puts(name) == await box.puts(other) == 1
+
+
+async def test_c26_a_node_whose_claim_was_removed_by_force_is_let_go_with_its_pool(idle: Box) -> None:
+    await idle.start()
+    name, node = await idle.ready()
+    await idle.kill()
+    idle.objects.patch_cluster_custom_object(*CLAIMS, name, {"metadata": {"finalizers": None}})
+    idle.delete(name)
+    idle.core.delete_node(node)
+    await idle.emulator.admin.delete_pool(name)
+    await eventually(lambda: _no_pool(idle, name))
+    assert idle.node_names(name) == [node]
+    await idle.start()
+    await eventually(lambda: idle.node_names(name) == [])
+
+
+async def test_a_node_of_another_provider_keeps_its_finalizer(box: Box) -> None:
+    owner = {"apiVersion": "karpenter.sh/v1", "kind": "NodeClaim", "name": "default-abcde", "uid": "u-1"}
+    metadata = {
+        "name": "foreign-node",
+        "labels": {"kubernetes.azure.com/agentpool": "foreignpool"},
+        "finalizers": ["karpenter.sh/termination"],
+        "ownerReferences": [owner],
+    }
+    box.core.create_node({"metadata": metadata, "spec": {"providerID": "azure:///virtualMachines/foreign"}})
+    box.core.delete_node("foreign-node")
+    await box.ready()  # events come in order: by now the foreign node has been seen as well
+    assert box.node("foreign-node").metadata.finalizers == ["karpenter.sh/termination"]
 
 
 @pytest.mark.parametrize("seed", range(4))

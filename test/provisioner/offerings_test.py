@@ -106,6 +106,14 @@ async def test_what_others_were_refused_is_tried_last_and_forgotten_in_time() ->
     assert shortages.choose("uid-1", [first]) is None
 
 
+def test_the_last_refusal_is_the_reason_of_them_all() -> None:
+    shortages = Shortages(VirtualClock())
+    for size in ("A", "B"):
+        shortages.refused("uid", Offering(size), InsufficientCapacity(f"no {size}"))
+    offering, error = shortages.last("uid")
+    assert (offering, str(error)) == (Offering("B"), "no B")
+
+
 @given(st.permutations(["A", "B", "C", "D"]), st.integers(0, 4))
 def test_every_candidate_is_tried_exactly_once_in_order(sizes: list[str], known: int) -> None:
     shortages = Shortages(VirtualClock())
