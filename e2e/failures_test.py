@@ -60,7 +60,7 @@ def test_an_unknown_preset_is_refused_at_once(session: Session) -> None:
 
 
 def test_a_quota_refusal_shows_its_numbers_and_costs_nothing(session: Session, arm: Arm) -> None:
-    arm.fault(kind="refuse", error="InsufficientVCPUQuota", times=0)
+    arm.fault(kind="refuse", error="quota-family", times=0)
     apply(session, inference("no-quota"))
     workspace = session.await_workspace("no-quota", lambda found: root(found).get("reason") == "QuotaExceeded", 60)
     assert any(character.isdigit() for character in root(workspace)["message"])
@@ -68,7 +68,7 @@ def test_a_quota_refusal_shows_its_numbers_and_costs_nothing(session: Session, a
 
 
 def test_a_capacity_refusal_is_named_and_heals_when_capacity_comes_back(session: Session, arm: Arm) -> None:
-    arm.fault(kind="fail", error="AllocationFailed", times=1)
+    arm.fault(kind="fail", error="allocation", times=1)
     apply(session, inference("no-capacity"))
     session.await_workspace("no-capacity", lambda found: root(found).get("reason") == "InsufficientCapacity", 60)
     session.await_workspace("no-capacity", lambda found: condition(found, "ResourceReady") == "True", 240)
