@@ -5,6 +5,12 @@ from types import TracebackType
 from typing import Self
 
 
+async def sockets_closed() -> None:
+    """Return after aborted transports have let go of their sockets: a task's callback, then a turn of the loop each."""
+    for _ in range(4):
+        await asyncio.sleep(0)
+
+
 class FaultProxy:
     """Between a client and `port`: `cut` ends what is open, `refusing` what comes, `stalled` lets nothing pass."""
 
@@ -33,6 +39,7 @@ class FaultProxy:
             connection.cancel()
         if self._connections:
             await asyncio.wait(self._connections)
+        await sockets_closed()
 
     def stall(self) -> None:
         """Keep connections open but let no byte through: the peer looks alive and says nothing."""

@@ -15,6 +15,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
+from test.kube.proxy import sockets_closed
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -92,6 +94,7 @@ class WatchServer:
         self.drop_connections()
         if self._connections:
             await asyncio.wait(self._connections)
+        await sockets_closed()
 
     def put(self, name: str, **data: str) -> None:
         known = self.objects.get(name)
