@@ -7,7 +7,6 @@ end the box too, after showing the reason, what a user would have looked at, and
 import argparse
 import contextlib
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +27,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hack.local demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the cluster up at the end (then: make down)")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up as Ctrl-C does
     started = time.monotonic()
     try:
         cached = cached_mib()
