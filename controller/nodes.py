@@ -9,6 +9,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
+import msgspec
+
 from controller.events import Milestone
 from controller.planning import Decision, Rung
 from controller.selection import matching, node_labels
@@ -139,10 +141,12 @@ class Nodes:
             return False
         problem = failures[0]
         draft.plan = following.status()
-        if decision.rungs.index(following) > decision.current:  # another instance type, no second try of this one
-            for ordinal in range(len(seats)):
-                self._settle((workspace.metadata.uid, ordinal))
         message = f"{decision.rung.instance_type}: {problem.message}; trying {following.instance_type}"
+        for ordinal in range(len(seats)):
+            place = (workspace.metadata.uid, ordinal)
+            if decision.rungs.index(following) > decision.current:
+                self._settle(place)  # another instance type, no second try of this one
+            self._failures[place] = msgspec.structs.replace(problem, message=message)
         draft.fail(ConditionType.NODE_CLAIM_READY, problem.reason, message)
         draft.fail(ConditionType.RESOURCE_READY, problem.reason, message)
         draft.look_again(0)

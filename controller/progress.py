@@ -11,16 +11,16 @@ from kube.clock import Clock, SystemClock
 from runtime import contract
 
 INTERVAL = 10.0  # seconds
-TIMEOUT = aiohttp.ClientTimeout(total=2)  # the server answers from memory; slower means that it cannot be reached
+TIMEOUT = 2.0  # seconds; the server answers from memory; slower means that it cannot be reached
 LIMIT = 64 * 1024  # bytes of an answer; a status has about 1 KiB
 
 
 class Progress:
     """Answers are remembered per pod UID until the pod is forgotten."""
 
-    def __init__(self, clock: Clock | None = None, port: int = contract.STATUS_PORT) -> None:
+    def __init__(self, clock: Clock | None = None, timeout: float = TIMEOUT) -> None:
         self._clock = clock or SystemClock()
-        self._port = port
+        self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._session: aiohttp.ClientSession | None = None
         self._answers: dict[str, tuple[float, contract.Status | None]] = {}
 
@@ -50,9 +50,9 @@ class Progress:
     async def _ask(self, address: str) -> contract.Status | None:
         host = f"[{address}]" if ":" in address else address
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=TIMEOUT)
+            self._session = aiohttp.ClientSession(timeout=self._timeout)
         try:
-            async with self._session.get(f"http://{host}:{self._port}/status") as response:
+            async with self._session.get(f"http://{host}:{contract.STATUS_PORT}/status") as response:
                 return contract.decode(contract.Status, await response.content.read(LIMIT))
         except (TimeoutError, aiohttp.ClientError, ValueError):
             return None

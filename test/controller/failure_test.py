@@ -188,7 +188,7 @@ async def test_what_a_program_complains_of_while_it_retries_is_shown_and_heals(
 ) -> None:
     program["status"] = contract.Status(phase="Pushing", reason=reason, message=message, step=40, total_steps=40)
     clock = VirtualClock()
-    async with running(client, clock=clock, progress=Progress(clock)):
+    async with running(client, clock=clock, progress=Progress(clock, timeout=30)):
         stage.create(TUNING)
         await stage.training(ip="127.0.87.1")
         await stage.reads(JobStarted="T", Tuned=f"F {reason}", WorkspaceReady=f"F {reason}", state="Running")
@@ -204,7 +204,7 @@ async def test_progress_is_shown_while_training(
     program["status"] = contract.Status(
         phase="Training", step=12, total_steps=40, loss=1.2512, eta_seconds=95, checkpoint_step=10
     )
-    async with running(client):
+    async with running(client, progress=Progress(timeout=30)):
         stage.create(TUNING)
         await stage.training(ip="127.0.87.1")
         await eventually(lambda: stage.status().get("tuning"))
@@ -219,7 +219,7 @@ async def test_a_fetch_that_retries_says_why_before_the_pod_runs(
     program["status"] = contract.Status(
         phase="Fetching", reason="DataUnreachable", message="https://data.example/train.parquet: 404"
     )
-    async with running(client):
+    async with running(client, progress=Progress(timeout=30)):
         stage.create(TUNING)
         await stage.nodes_ready()
         await eventually(stage.job)

@@ -151,6 +151,8 @@ async def test_the_next_instance_type_is_tried_after_the_first_ones_claims_are_g
     stage.remove_claim(first["metadata"]["name"])
     second = (await eventually(stage.claims))[0]
     assert second["spec"]["requirements"][1]["values"] == ["Standard_NC24ads_A100_v4"]
+    await stage.reads(ResourceReady="F InsufficientCapacity")  # until the second has news of its own
+    assert "trying Standard_NC24ads_A100_v4" in stage.condition("ResourceReady")["message"]
     stage.provision(second)
     await stage.reads(ResourceReady="T")
 
