@@ -33,14 +33,10 @@ class Inventory:
         self._began = float("-inf")  # when the last LIST began
         self._next: asyncio.Task[None] | None = None
         self._running: asyncio.Task[None] | None = None
-        self.complete = False  # whether a LIST has ever succeeded
 
     def get(self, name: str) -> Instance | None:
         known = self._known.get(name)
         return known[1] if known else None
-
-    def all(self) -> Sequence[Instance]:
-        return [instance for _, instance in self._known.values()]
 
     def in_state_since(self, name: str) -> float | None:
         """Monotonic moment at which this process first saw the pool in its present state."""
@@ -131,7 +127,6 @@ class Inventory:
         finally:
             self._running = None
         self._merge(found, began)
-        self.complete = True
 
     def _merge(self, found: Sequence[Instance], began: float) -> None:
         names = {instance.name for instance in found}

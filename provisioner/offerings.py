@@ -28,8 +28,8 @@ def offerings(spec: NodeClaimSpec, node_class: KaitoNodeClassSpec) -> tuple[Offe
 
 
 def _sizes(spec: NodeClaimSpec) -> Sequence[str]:
-    sizes = spec.values(labels.INSTANCE_TYPE) or spec.values(labels.AZURE_SKU_NAME)
-    sizes = tuple(size for size in sizes if all(each.allows(size) for each in spec.requires(labels.AZURE_SKU_NAME)))
+    sizes = spec.values(labels.INSTANCE_TYPE) or spec.values(labels.AZURE_SKU)
+    sizes = tuple(size for size in sizes if all(each.allows(size) for each in spec.requires(labels.AZURE_SKU)))
     if not sizes:
         raise InvalidSpec(f"The claim must require one or more values of {labels.INSTANCE_TYPE} (operator In)")
     return sizes

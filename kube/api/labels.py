@@ -47,8 +47,6 @@ POD_INDEX = "apps.kubernetes.io/pod-index"
 EXCLUDE_BALANCERS = "node.kubernetes.io/exclude-from-external-load-balancers"
 AKS_AGENTPOOL = "kubernetes.azure.com/agentpool"
 AGENTPOOL = "agentpool"
-AKS_SPOT = "kubernetes.azure.com/scalesetpriority"
-AZURE_SKU_NAME = "karpenter.azure.com/sku-name"
 
 # The taint on GPU nodes that KAITO's NodeClaims carry and its pods tolerate
 SKU_TAINT_KEY = "sku"
