@@ -174,9 +174,9 @@ def check_machine() -> None:
 
 def check_no_other(folder: Path) -> None:
     """Raise BoxError when another checkout's box is up: both would want the same addresses."""
-    boxes = [owner for owner in process.owners() if owner != folder and (owner / "network-before.json").exists()]
-    bridge = network.bridge_owner()
-    other = str(boxes[0]) if boxes else bridge if bridge not in ("", str(folder)) else ""
+    owners = (owner for owner in process.owners() if owner != folder)
+    boxes = sorted(str(owner) for owner in owners if (owner / "network-before.json").exists())
+    other = ", ".join(boxes) or network.other_owner(folder)
     if other:
         raise BoxError(f"another box is up, with its state in {other}: take it down first")
 

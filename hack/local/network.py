@@ -53,13 +53,12 @@ class Table:
 
 def up(folder: Path) -> None:
     """Make the bridge and let pods be routed. Safe to repeat."""
-    owner = bridge_owner()
-    if owner not in ("", str(folder.resolve())):
+    if owner := other_owner(folder):
         raise BoxError(f"another box is up, with its state in {owner}: take it down first")
     _record_once(folder)
-    if not owner:
-        # The alias says whose bridge it is, in the same act that makes it.
-        run("ip", "link", "add", BRIDGE, "alias", str(folder.resolve()), "type", "bridge")
+    if not _link_exists(BRIDGE):
+        run("ip", "link", "add", BRIDGE, "type", "bridge")
+    run("ip", "link", "set", BRIDGE, "alias", str(folder.resolve()))  # whose it is, for other boxes
     run("ip", "address", "replace", f"{ADDRESS}/32", "dev", BRIDGE)
     run("ip", "link", "set", BRIDGE, "up")
     _setting("net/ipv4/ip_forward").write_text("1")
@@ -100,12 +99,12 @@ def down(folder: Path) -> None:
     record.unlink()
 
 
-def bridge_owner() -> str:
-    """The run folder of the box whose bridge exists; empty when there is none."""
-    if not _link_exists(BRIDGE):
+def other_owner(folder: Path) -> str:
+    """The run folder of another box whose bridge exists; empty when there is none, or it is this box's."""
+    if not _link_exists(BRIDGE) or _record(folder).exists():
         return ""
     alias = Path(f"/sys/class/net/{BRIDGE}/ifalias").read_text().strip()
-    return alias or "an unknown place"
+    return alias or "a folder that it does not name"
 
 
 def proxy_config(kubeconfig: Path, node: str) -> dict[str, object]:
