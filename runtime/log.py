@@ -65,4 +65,5 @@ def setup() -> None:
     handler.setFormatter(JsonLine())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
-    logging.getLogger("runtime").setLevel(os.environ.get("LOG_LEVEL", "INFO").upper())
+    for name in ("runtime", "__main__"):  # a program's own module is called __main__
+        logging.getLogger(name).setLevel(os.environ.get("LOG_LEVEL", "INFO").upper())

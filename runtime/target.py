@@ -7,6 +7,7 @@ It knows nothing of where the files come from; `source` is a string that it only
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -74,14 +75,19 @@ class Target:
             loaded = json.loads(path.read_text())
         except (OSError, ValueError):
             return None
-        return loaded["files"] if loaded.get("source") == source else None
+        return loaded["files"] if loaded.get("source") == _digest(source) else None
 
 
 def _write(path: Path, source: str, files: dict[str, int]) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps({"source": source, "files": files}))
+    temporary.write_text(json.dumps({"source": _digest(source), "files": files}))
     temporary.chmod(0o644)
     temporary.rename(path)
+
+
+def _digest(source: str) -> str:
+    """A signed URL is a credential; its digest compares as well."""
+    return hashlib.sha256(source.encode()).hexdigest()
 
 
 def _size(path: Path) -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ class Hub:
         for file in info.siblings:
             if file.lfs is not None and file.rfilename in wanted:
                 self._check(tree / file.rfilename, file.lfs.sha256)
+        shutil.rmtree(tree / ".cache", ignore_errors=True)  # the client's notes for going on after a break
         return tree
 
     def _check(self, path: Path, sha256: str) -> None:

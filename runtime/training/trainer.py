@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import transformers
 
@@ -252,22 +252,26 @@ def train(run: Run, batch: Batch, store: Store, resume: Checkpoint | None, repor
 
 
 def _attempt(run: Run, batch: Batch, store: Store, resume: Checkpoint | None, reporter: Reporter, grace: float) -> Any:
-    with Preemption() as preemption:
-        step_tokens = batch.rows * run.train.tokens / len(run.train.rows)
-        stop_early = not {"num_train_epochs", "max_steps"} & set(run.config.training)  # who says how long means it
-        watch = Watch(reporter, store, preemption, batch, step_tokens, stop_early)
-        trainer = build(run, batch, watch)
+    preemption = Preemption()
+    step_tokens = batch.rows * run.train.tokens / len(run.train.rows)
+    stop_early = not {"num_train_epochs", "max_steps"} & set(run.config.training)  # who says how long means it
+    watch = Watch(reporter, store, preemption, batch, step_tokens, stop_early)
+    trainer = build(run, batch, watch)
+    with preemption:
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume and resume.step else None)
         store.settle()
         if preemption.wanted and not watch.finished(trainer.state):
-            if watch.last is not None:
-                store.publish(watch.last, Schedule(deadline=grace, first=0.5, longest=2.0))
-            step = trainer.state.global_step
-            raise Fault(
-                ExitCode.PREEMPTED, Reason.PREEMPTED, f"stopped by SIGTERM; step {step} is saved, the next pod goes on"
-            )
-        reporter.update(total_steps=trainer.state.global_step)
+            _leave(store, watch.last, grace)
+    reporter.update(total_steps=trainer.state.global_step)
     return trainer
+
+
+def _leave(store: Store, last: Checkpoint | None, grace: float) -> NoReturn:
+    """End for now: the next pod goes on from the checkpoint that is kept here."""
+    if last is not None:
+        store.publish(last, Schedule(deadline=grace, first=0.5, longest=2.0))
+    what = f"step {last.step} is saved" if last else "no step was made"
+    raise Fault(ExitCode.PREEMPTED, Reason.PREEMPTED, f"stopped by SIGTERM; {what}, the next pod goes on")
 
 
 def _free(torch: Any) -> None:

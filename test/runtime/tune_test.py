@@ -6,10 +6,10 @@ What a data set or a configuration may look like is covered in data_test and tra
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,34 +72,40 @@ class Job:
             "PYTHONPATH": ".",
             "OMP_NUM_THREADS": "1",
         }
-        with (self.folder / f"log-{self.pod}").open("wb") as log:
-            process = subprocess.Popen([sys.executable, "-c", code, *self.arguments(port)], env=environment, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *self.arguments(port)], env=environment, stderr=subprocess.PIPE, text=True
+        )
         try:
             yield Pod(process, port)
         finally:
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 @dataclass
 class Pod:
-    process: "subprocess.Popen[bytes]"
+    """A running pod, followed by its log lines, which say each step and each push."""
+
+    process: "subprocess.Popen[str]"
     port: int
 
-    def status(self) -> Status | None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/status", timeout=60) as answer:
-                return contract.decode(Status, answer.read())
-        except (urllib.error.URLError, ConnectionError):
-            return None
+    def status(self) -> Status:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/status", timeout=60) as answer:
+            return contract.decode(Status, answer.read())
 
-    def reach(self, step: int) -> Status:
-        """Follow the pod until it has made this step."""
-        while self.process.poll() is None:
-            status = self.status()
-            if status is not None and status.step >= step:
-                return status
-        raise AssertionError(f"ended with {self.process.returncode} before step {step}")
+    def follow(self, pattern: str) -> "re.Match[str]":
+        """Read on to the first line whose message matches."""
+        assert self.process.stderr is not None
+        seen = []
+        for line in self.process.stderr:
+            seen.append(line)
+            if line.startswith("{") and (found := re.match(pattern, json.loads(line)["message"])):
+                return found
+        raise AssertionError(f"ended before `{pattern}`:\n{''.join(seen)}")
+
+    def wait(self) -> int:
+        self.process.communicate(timeout=300)
+        return self.process.returncode
 
 
 @pytest.fixture(scope="session")
@@ -204,18 +210,20 @@ def test_after_sigterm_the_next_pod_goes_on_and_ends_with_the_same_adapter(
     job: Job, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job.plan = image_plan(registry)
-    job.config = CONFIG.format(more=", learning_rate: 0.01").replace("num_train_epochs: 1", "num_train_epochs: 20")
+    job.config = CONFIG.format(more=", learning_rate: 0.01").replace("num_train_epochs: 1", "num_train_epochs: 6")
     with job.running() as pod:
-        pod.reach(3)
+        pod.follow(r"step [3-9] of")
+        assert pod.status().phase == "Training"
         pod.process.send_signal(signal.SIGTERM)
-        assert pod.process.wait(timeout=120) == ExitCode.PREEMPTED
+        assert pod.wait() == ExitCode.PREEMPTED
     stopped = job.status()
     assert stopped.reason == Reason.PREEMPTED
     assert stopped.step >= 3
     job.pod += 1
     with job.running() as pod:
-        assert pod.reach(1).step >= stopped.step
-        assert pod.process.wait(timeout=300) == 0
+        assert int(pod.follow(r"starting at step (\d+)")[1]) == stopped.step
+        assert int(pod.follow(r"step (\d+) of")[1]) > stopped.step
+        assert pod.wait() == 0
     resumed = job.status()
     assert resumed.artifact is not None
     job.pod, job.plan = 2, TunePlan(**{**vars(job.plan), "output_image": f"{registry.host}/team/whole:1"})
@@ -233,21 +241,20 @@ def layers(registry: Registry, repository: str) -> Any:
 
 def test_after_kill_9_the_next_pod_starts_at_the_last_checkpoint(job: Job, registry: Registry) -> None:
     job.plan = image_plan(registry)
-    job.config = CONFIG.format(more="").replace("num_train_epochs: 1", "num_train_epochs: 20")
+    job.config = CONFIG.format(more="").replace("num_train_epochs: 1", "num_train_epochs: 6")
     with job.running("trainer.SAVE_STEPS = 5") as pod:
-        while not (status := pod.reach(5)).checkpoint_step:
-            pass
-        while (found := registry.manifest("team/adapter", "1-checkpoint")) is None or _step(found) < 5:
-            pass
+        pod.follow(r"pushed .*-checkpoint")  # step 0
+        pod.follow(r"pushed .*-checkpoint")
         pod.process.kill()
-    assert status.step < status.total_steps
+    found = registry.manifest("team/adapter", "1-checkpoint")
+    assert found is not None
+    annotations: Any = found[1]["annotations"]
+    kept = int(annotations["sh.kaito.checkpoint.step"])
+    assert kept >= 5
     job.pod += 1
     with job.running() as pod:
-        assert pod.reach(1).step >= 5
-
-
-def _step(manifest: tuple[str, dict[str, Any]]) -> int:
-    return int(manifest[1]["annotations"]["sh.kaito.checkpoint.step"])
+        assert int(pod.follow(r"starting at step (\d+)")[1]) == kept
+        assert int(pod.follow(r"step (\d+) of")[1]) > kept
 
 
 def test_a_loss_that_is_no_number_ends_the_run(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
