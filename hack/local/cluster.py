@@ -115,6 +115,7 @@ def up(folder: Path | None = None) -> Box:
             say(f"The box is up: export KUBECONFIG={box.kubeconfig}")
             return box
         down(box.folder, quiet=True)  # what a crash may have left
+        shutil.rmtree(box.logs, ignore_errors=True)  # of the box before this one
         try:
             _start(box)
         except BaseException:

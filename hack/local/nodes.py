@@ -139,6 +139,8 @@ class _Box:
         shutil.rmtree(home)
 
     def delete_object(self, name: str) -> None:
+        if not self._plane.kubeconfig.exists():  # the whole box has ended, and its objects with it
+            return
         with self._core() as core:
             try:
                 core.delete_node(name)
