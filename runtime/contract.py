@@ -1,7 +1,7 @@
 """What the controller and the programs in GPU pods agree on: paths, ports, environment, plans, phases, exit codes, reports.
 
-The one module of `runtime` that the control plane imports, therefore standard library only and free of behaviour beyond
-encoding. The controller renders pods from it and reads pods by it; the programs start from it and report by it.
+The one module of `runtime` that the control plane needs, therefore standard library only and free of behaviour beyond
+encoding. (Which options a user's ConfigMap may name stands as data in `engine/options.json` and `training/options.json`.) The controller renders pods from it and reads pods by it; the programs start from it and report by it.
 Both sides may be of different releases (a controller upgrade restarts no model), so decoding ignores unknown keys and
 every new field has a default.
 """

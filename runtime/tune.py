@@ -26,10 +26,11 @@ from runtime.training import config as training_config
 from runtime.training import export, recipe
 from runtime.training.checkpoint import Checkpoint, Remote, Store, run_id
 from runtime.training.config import TrainingConfig
+from runtime.training.recipe import Batch
 
 if TYPE_CHECKING:
     from runtime.data.mask import Encodings
-    from runtime.training.trainer import Batch, Run
+    from runtime.training.trainer import Run
 
 logger = logging.getLogger(__name__)
 
@@ -191,10 +192,8 @@ def tokenise(
     return part(rows[kept:]), part(rows[:kept]) if kept else None
 
 
-def choose_batch(plan: TunePlan, config: TrainingConfig, run: "Run", resume: Checkpoint | None, cpu: bool) -> "Batch":
+def choose_batch(plan: TunePlan, config: TrainingConfig, run: "Run", resume: Checkpoint | None, cpu: bool) -> Batch:
     """Rows per optimiser step as the user or the recipe says, split into what fits. A resumed run keeps its split."""
-    from runtime.training.trainer import Batch
-
     if resume is not None and resume.extra:
         return Batch(**resume.extra)
     given = config.training

@@ -8,9 +8,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from runtime.training import recipe
+from runtime.training.recipe import Batch
 
 if TYPE_CHECKING:
-    from runtime.training.trainer import Batch, Run
+    from runtime.training.trainer import Run
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +24,9 @@ def rows_that_fit(one: int, two: int, total: int) -> int:
     return max(1, 1 + int((SHARE * total - one) / slope))
 
 
-def fitting_batch(run: "Run", rows: int, checkpointing: bool) -> "Batch":
+def fitting_batch(run: "Run", rows: int, checkpointing: bool) -> Batch:
     """Split `rows` into what fits on this GPU; recompute activations only if a single row does not fit otherwise."""
     import torch
-
-    from runtime.training.trainer import Batch
 
     total = torch.cuda.get_device_properties(0).total_memory
     model = _with_adapter(run)

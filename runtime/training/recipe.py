@@ -39,6 +39,26 @@ class Recipe:
     scheduler: str = "cosine"
 
 
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Rows per device and step, and how many such steps make one optimiser step."""
+
+    micro: int
+    accumulation: int
+    checkpointing: bool = False  # recompute activations: a third more time for much less memory
+
+    @property
+    def rows(self) -> int:
+        return self.micro * self.accumulation
+
+    def smaller(self) -> "Batch | None":
+        """The next batch to try after running out of memory, with the same effect on the result; None at the end."""
+        if self.micro > 1:
+            half = next(size for size in range(self.micro // 2, 0, -1) if self.rows % size == 0)
+            return Batch(half, self.rows // half, self.checkpointing)
+        return None if self.checkpointing else Batch(1, self.rows, checkpointing=True)
+
+
 def choose(width: int, rows: int) -> Recipe:
     """Defaults for a model of this hidden size and this many rows to learn from."""
     rate = LEARNING_RATE * (WIDTH / max(width, 1)) ** WIDTH_EXPONENT

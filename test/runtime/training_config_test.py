@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from runtime.contract import ExitCode
 from runtime.fault import Fault
-from runtime.training import config, options, recipe
+from runtime.training import config, memory, options, recipe
 
 # What KAITO ships as its qlora defaults, section by section.
 KAITO = """
@@ -150,3 +150,21 @@ def test_training_stops_when_held_out_rows_stop_profiting(losses: list[float], e
 def test_the_last_evaluation_of_an_epoch_does_not_fall_before_its_end() -> None:
     assert recipe.evaluation_steps(228, 4) * recipe.EVALUATIONS >= 57
     assert recipe.evaluation_steps(3, 16) == 1
+
+
+@given(st.integers(1, 32), st.integers(1, 8))
+def test_running_out_of_memory_never_changes_the_batch_and_comes_to_an_end(micro: int, accumulation: int) -> None:
+    batch: recipe.Batch | None = recipe.Batch(micro, accumulation)
+    tried = 0
+    while batch is not None:
+        assert batch.rows == micro * accumulation
+        batch = batch.smaller()
+        tried += 1
+    assert tried <= 8
+
+
+@given(st.integers(1, 1 << 34), st.integers(0, 1 << 32), st.integers(1 << 34, 1 << 37))
+def test_the_rows_that_are_said_to_fit_do_fit_by_the_same_line(one: int, slope: int, total: int) -> None:
+    rows = memory.rows_that_fit(one, one + slope, total)
+    assert rows >= 1
+    assert rows == 1 or one + (rows - 1) * slope <= total

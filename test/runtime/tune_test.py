@@ -66,7 +66,9 @@ class Job:
     def running(self, patches: str = "") -> Iterator["Pod"]:
         """Run a pod in a process of its own. `patches` is code that runs before it."""
         port = free_port()
-        code = f"import sys, runtime.tune as t, runtime.training.trainer as trainer\n{patches}\nsys.exit(t.main(sys.argv[1:]))"
+        code = (
+            f"import sys, runtime.tune as t, runtime.training.watch as watch\n{patches}\nsys.exit(t.main(sys.argv[1:]))"
+        )
         environment = os.environ | {
             contract.PLAN_ENV: contract.encode(self.plan),
             "PYTHONPATH": ".",
@@ -242,7 +244,7 @@ def layers(registry: Registry, repository: str) -> Any:
 def test_after_kill_9_the_next_pod_starts_at_the_last_checkpoint(job: Job, registry: Registry) -> None:
     job.plan = image_plan(registry)
     job.config = CONFIG.format(more="").replace("num_train_epochs: 1", "num_train_epochs: 6")
-    with job.running("trainer.SAVE_STEPS = 5") as pod:
+    with job.running("watch.SAVE_STEPS = 5") as pod:
         pod.follow(r"pushed .*-checkpoint")  # step 0
         pod.follow(r"pushed .*-checkpoint")
         pod.process.kill()
