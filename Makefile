@@ -8,9 +8,13 @@ VENV := .venv
 RUNTIME_VENV := .venv-runtime
 PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
+# Where hack.local puts a kubectl that it had to build itself.
+TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aks-in-a-box/bin
 # Select tests: make test K='queue and not slow'
 K ?=
 KFLAG = $(if $(K),-k "$(K)")
+# Exit status 5 is "no test selected": right when K selects tests of one environment only, an error otherwise.
+SELECTED = || test "$(K)" -a $$? -eq 5
 
 ##@ General
 help: ## Show this help
@@ -51,12 +55,12 @@ verify: vet ## Everything but the tests; fails if what is generated differs from
 
 ##@ Test
 test: venv venv-runtime ## Unit and integration tests: real etcd + kube-apiserver, no containers, no GPU. K=expr selects
-	$(PY) -m hack.local assets --for test
-	$(PY) -m pytest test --ignore=test/runtime $(KFLAG)
-	$(RUNTIME_VENV)/bin/python -m pytest test/runtime $(KFLAG)
+	$(PY) -m hack.local assets
+	PATH="$(TOOLS):$$PATH" $(PY) -m pytest test --ignore=test/runtime $(KFLAG) $(SELECTED)
+	$(RUNTIME_VENV)/bin/python -m pytest test/runtime $(KFLAG) $(SELECTED)
 
 e2e: venv venv-runtime ## The demo's session and its failures as user stories on AKS in a box (root). K=expr selects
-	$(PY) -m pytest e2e -p no:cacheprovider --override-ini=testpaths=e2e $(KFLAG)
+	$(PY) -m pytest e2e -x -p no:cacheprovider $(KFLAG)
 
 ##@ AKS in a box
 demo: venv venv-runtime ## The seed's session on real Kubernetes on this machine (root, Linux)

@@ -7,22 +7,21 @@ import pytest
 from kubernetes import client, config
 
 from e2e.arm import Arm
-from e2e.machine import Snapshot
-from hack.local import cluster, demo
+from hack.local import cluster, demo, snapshot
 from hack.local.session import Session
 
 TRANSCRIPT = "e2e-transcript.log"
 
 
 @pytest.fixture(scope="session")
-def machine_before() -> Snapshot:
+def machine_before() -> snapshot.Snapshot:
     """This machine without a box: what every `down` must come back to."""
     cluster.down()  # of an earlier run that was killed
-    return Snapshot.take()
+    return snapshot.take(cluster.run_folder())
 
 
 @pytest.fixture(scope="session")
-def box(machine_before: Snapshot) -> Iterator[cluster.Box]:
+def box(machine_before: snapshot.Snapshot) -> Iterator[cluster.Box]:
     with cluster.running() as running:
         yield running
 

@@ -10,20 +10,23 @@ import sys
 
 import pytest
 
-from e2e.machine import Snapshot
-from hack.local import cluster
+from hack.local import cluster, snapshot
 
 ROUNDS = 5
 LONGEST = 20.0  # seconds; `up` takes about that long
 
 
-def test_down_leaves_the_machine_as_it_was(machine_before: Snapshot) -> None:
+def left_behind(before: snapshot.Snapshot) -> list[str]:
+    return snapshot.differences(before, snapshot.take(cluster.run_folder()))
+
+
+def test_down_leaves_the_machine_as_it_was(machine_before: snapshot.Snapshot) -> None:
     cluster.down()
-    assert machine_before.difference(Snapshot.take()) == []
+    assert left_behind(machine_before) == []
 
 
 @pytest.mark.parametrize("moment", [random.SystemRandom().uniform(0.5, LONGEST) for _ in range(ROUNDS)])
-def test_an_interrupted_up_leaves_nothing_behind(machine_before: Snapshot, moment: float) -> None:
+def test_an_interrupted_up_leaves_nothing_behind(machine_before: snapshot.Snapshot, moment: float) -> None:
     up = subprocess.Popen([sys.executable, "-m", "hack.local", "up"], cwd=cluster.REPOSITORY, stdout=subprocess.DEVNULL)
     try:
         up.wait(moment)
@@ -31,4 +34,4 @@ def test_an_interrupted_up_leaves_nothing_behind(machine_before: Snapshot, momen
         up.send_signal(signal.SIGINT)
     up.wait(120)
     cluster.down()  # when it was up before the signal came
-    assert machine_before.difference(Snapshot.take()) == []
+    assert left_behind(machine_before) == []

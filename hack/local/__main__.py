@@ -1,4 +1,4 @@
-"""`python -m hack.local up|down|status|images|demo`: AKS in a box from the command line.
+"""`python -m hack.local up|down|status|assets|images|demo`: AKS in a box from the command line.
 
 Translates errors into words and exit codes, and nothing else: 1 says that the user must act, 130 that they interrupted.
 """
@@ -14,6 +14,7 @@ COMMANDS = {
     "up": "bring the box up: control plane, system node, registries, AKS emulator",
     "down": "end everything of the box and put the network back",
     "status": "say what runs",
+    "assets": "build and install what tests need, without a cluster",
     "images": "build the images that are missing, without a cluster",
     "demo": "the whole session: up, tune, serve, ask, down",
 }
@@ -44,12 +45,14 @@ def _run(command: str, rest: list[str]) -> int:
         from hack.local import demo
 
         return int(demo.main(rest))
-    from hack.local import cluster
+    from hack.local import assets, cluster
 
     if command == "up":
         cluster.up()
     elif command == "down":
         cluster.down()
+    elif command == "assets":
+        assets.for_tests()
     elif command == "images":
         cluster.build_images()
     else:

@@ -12,7 +12,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,7 @@ PACKAGES = {
     "busybox": "busybox-static",
     "prometheus": "prometheus",
 }
+TEST_PROGRAMS = ("docker-registry", "htpasswd", "skopeo", "umoci")  # no container is started by a test
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,22 @@ def kubectl() -> Path:
     return link
 
 
-def install_packages() -> None:
+def for_tests() -> None:
+    """Have what `make test` needs beside Python: the control plane's binaries, kubectl, a registry and its tools."""
+    install_packages(TEST_PROGRAMS)
+    control_plane_commands()
+    kubectl()
+
+
+def install_packages(programs: Iterable[str] = PACKAGES) -> None:
     """Install what is missing of Debian's packages. Raises BoxError where that is not possible."""
-    missing = [package for program, package in PACKAGES.items() if not _present(program)]
+    missing = [PACKAGES[program] for program in programs if not _present(program)]
     if not missing:
         return
     if shutil.which("apt-get") is None:
-        raise BoxError(f"these programs are missing and this machine has no apt-get: {', '.join(missing)}")
+        raise BoxError(f"these packages are missing and this machine has no apt-get: {', '.join(missing)}")
+    if os.geteuid() != 0:
+        raise BoxError(f"these packages are missing: sudo apt-get install {' '.join(missing)}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with step(f"installed {' '.join(missing)}"), _no_service_starts():
         run("apt-get", "update", environment=environment)

@@ -82,11 +82,11 @@ class Session:
     # 3 ---------------------------------------------------------------------------------------------------------------
 
     def create_push_secret(self, name: str = PUSH_SECRET, password: str | None = None) -> None:
-        site = self.site
+        # By way of the environment: a transcript is no place for a password.
+        self.shell.environment["REGISTRY_PASSWORD"] = self.site.registry_password if password is None else password
         self.shell.run(
-            f"kubectl create secret docker-registry {name} --docker-server={site.private_registry} "
-            f"--docker-username={site.registry_user} "
-            f"--docker-password={quote(password if password is not None else site.registry_password)}"
+            f"kubectl create secret docker-registry {name} --docker-server={self.site.private_registry} "
+            f'--docker-username={self.site.registry_user} --docker-password="$REGISTRY_PASSWORD"'
         )
 
     def write_manifest(self) -> Path:
