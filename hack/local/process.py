@@ -32,7 +32,7 @@ class Process:
     started: int
 
     def alive(self) -> bool:
-        return _start_time(self.pid) == self.started
+        return self.started != 0 and _start_time(self.pid) == self.started  # 0: it had ended when we looked first
 
     def end(self, grace: float) -> None:
         """SIGTERM, then SIGKILL after `grace` seconds (at once for 0). Returns when it is gone."""
@@ -87,6 +87,9 @@ class Daemons:
         self._record(name).write_text(f"{daemon.pid} {daemon.started}\n")
         # Popen would warn about a child that outlives it; this one is ours to end by pid, perhaps from another process.
         child.returncode = 0
+        # The kernel shows a new program's environment a moment after it has started: from here on `marked` sees it.
+        while daemon.alive() and daemon not in self.marked(name):
+            time.sleep(0.001)
         return daemon
 
     def find(self, name: str) -> Process | None:
@@ -108,8 +111,9 @@ class Daemons:
 
     def stop_all(self) -> None:
         """End everything that carries this folder's mark, known by name or not."""
-        for left in self.marked():
-            left.end(0)
+        while found := self.marked():  # one that is ended may have started another meanwhile
+            for left in found:
+                left.end(0)
         for record in self._records.glob("*.pid"):
             record.unlink(missing_ok=True)
 
