@@ -1,5 +1,7 @@
 """Daemons of a run folder: found, ended, never confused with others. What runs here are ordinary commands of the machine."""
 
+import os
+import select
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +80,15 @@ def test_a_reused_pid_is_not_the_process_that_was_recorded() -> None:
         assert current.alive()
         current.end(0)
         child.returncode = 0  # reaped by `end`
+
+
+def test_a_process_that_had_ended_before_it_was_looked_at_is_not_alive() -> None:
+    with subprocess.Popen(["true"]) as child:
+        handle = os.pidfd_open(child.pid)
+        select.select([handle], [], [], 10)  # ended, and not reaped yet
+        os.close(handle)
+        assert process.process(child.pid) is None
+        assert not Process(child.pid, 0).alive()
 
 
 def test_a_daemon_that_dies_while_starting_is_reported_with_the_end_of_its_log(daemons: Daemons) -> None:
