@@ -57,7 +57,7 @@ verify: vet ## Everything but the tests; fails if what is generated differs from
 test: venv venv-runtime ## Unit and integration tests: real etcd + kube-apiserver, no containers, no GPU. K=expr selects
 	$(PY) -m hack.local assets
 	PATH="$(TOOLS):$$PATH" $(PY) -m pytest test --ignore=test/runtime $(KFLAG) $(SELECTED)
-	$(RUNTIME_VENV)/bin/python -m pytest test/runtime $(KFLAG) $(SELECTED)
+	$(RUNTIME_VENV)/bin/python -m pytest --confcutdir=test/runtime test/runtime $(KFLAG) $(SELECTED)
 
 e2e: venv venv-runtime ## The demo's session and its failures as user stories on AKS in a box (root). K=expr selects
 	$(PY) -m pytest e2e -x -p no:cacheprovider $(KFLAG)
@@ -76,7 +76,7 @@ images: venv venv-runtime ## Build the control and the runtime image with builda
 	$(PY) -m hack.local images
 
 model-image: venv ## Pack a folder of weights as an image: make model-image FOLDER=dir IMAGE=registry/kaito-preset:tag
-	$(PY) -m hack.model_image --folder $(FOLDER) --image $(IMAGE)
+	$(PY) -m hack.model_image $(FOLDER) $(IMAGE)
 
 ##@ Deploy (to the cluster of your KUBECONFIG)
 OVERLAY ?= aks

@@ -27,7 +27,7 @@ SECOND = "workspace-smollm2-adapter"
 PRESET = "smollm2-135m-instruct"
 PUSH_SECRET = "tuned-adapters"
 POLL_SECONDS = 0.5
-SHOW_SECONDS = 15.0  # `kubectl get workspace` is shown again when nothing changed for this long
+SHOW_SECONDS = 10.0  # at most this often, what the Workspace's condition says is shown between the table's rows
 
 
 class StepFailed(Exception):
@@ -124,11 +124,16 @@ class Session:
     ) -> dict[str, Any]:
         """Wait until `done` says so of the Workspace. Raises StepFailed with its table and conditions after `timeout`."""
         deadline = time.monotonic() + timeout
+        shown, due = "", 0.0
         with self._table(name):
-            while time.monotonic() < deadline:
+            while (now := time.monotonic()) < deadline:
                 workspace = self.workspace(name)
                 if done(workspace):
                     return workspace
+                said = message(workspace, "WorkspaceReady")
+                if said != shown and now >= due:
+                    self.shell.say(f"  … {said}")
+                    shown, due = said, now + SHOW_SECONDS
                 time.sleep(POLL_SECONDS)
         conditions = json.dumps(self.workspace(name).get("status", {}).get("conditions", []), indent=1)
         raise StepFailed(f"Workspace {name} did not get there in {timeout:.0f} s; its conditions:\n{conditions}")
@@ -271,6 +276,12 @@ def condition(item: Mapping[str, Any], kind: str) -> str:
     """Status of one condition; "" where it is absent."""
     found = [c["status"] for c in item.get("status", {}).get("conditions", []) if c["type"] == kind]
     return found[0] if found else ""
+
+
+def message(item: Mapping[str, Any], kind: str) -> str:
+    """Message of one condition; "" where it is absent."""
+    found = [c.get("message", "") for c in item.get("status", {}).get("conditions", []) if c["type"] == kind]
+    return str(found[0]) if found else ""
 
 
 class _WatchedTable:
