@@ -209,7 +209,21 @@ def test_a_name_that_resolves_to_loopback_is_refused(run: Run, site: Site, tmp_p
 
 @pytest.mark.parametrize(
     "text",
-    ["10.1.2.3", "127.0.0.1", "169.254.169.254", "100.64.0.1", "198.18.0.1", "0.0.0.0", "224.0.0.1", "::1", "fe80::1", "fd00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::"],
+    [
+        "10.1.2.3",
+        "127.0.0.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "198.18.0.1",
+        "0.0.0.0",
+        "224.0.0.1",
+        "::1",
+        "fe80::1",
+        "fd00::1",
+        "::ffff:10.0.0.1",
+        "64:ff9b::a00:1",
+        "2002:a00:1::",
+    ],
 )
 def test_private_and_special_addresses_are_refused(text: str) -> None:
     assert not address.permitted(ip_address(text), ())
