@@ -6,6 +6,7 @@ that were drawn for this run.
 """
 
 import json
+import os
 import re
 import subprocess
 import threading
@@ -152,15 +153,14 @@ class Session:
         self.shell.run(f"kubectl get job {TUNED}")
         self.shell.run(f"kubectl get workspace {TUNED} -o jsonpath='{{.status.tuning}}'")
         digest = str(self.workspace(TUNED)["status"]["tuning"]["artifact"]["digest"])
-        image = f"{self.site.private_registry}/adapters/facts:0.0.1"
-        found = self.shell.run(
-            f"skopeo inspect --cert-dir {quote(str(self.site.ca.parent))} --format '{{{{.Digest}}}}' "
-            f"--creds {self.site.registry_user}:{self.site.registry_password} docker://{image}",
-            quiet=True,
-        ).strip()
-        self.shell.say(f"{image} in the private registry: {found}")
-        if found != digest:
-            raise StepFailed(f"the registry has {found}, the Workspace's status names {digest}")
+        manifest = f"https://{self.site.private_registry}/v2/adapters/facts/manifests/0.0.1"
+        headers = self.shell.run(
+            f"curl -sSI --cacert {os.path.relpath(self.site.ca, self.shell.cwd)} "
+            f'-u {self.site.registry_user}:"$REGISTRY_PASSWORD" '
+            f"-H 'Accept: application/vnd.oci.image.manifest.v1+json' {manifest}"
+        )
+        if digest not in headers:
+            raise StepFailed(f"the registry's adapter is not the {digest} that the Workspace's status names")
 
     # 6 ---------------------------------------------------------------------------------------------------------------
 
