@@ -64,6 +64,22 @@ def final_report(pod: Pod, container: str) -> contract.Status | None:
     return None
 
 
+def stage(pod: Pod) -> str:
+    """Say where a pod is between scheduling and its end, from the kubelet's word alone."""
+    name = f"pod {pod.metadata.name}"
+    if terminal(pod):
+        return f"{name} has ended"
+    if not pod.spec.node_name:
+        return f"{name} waits for a node"
+    for status in _statuses(pod):
+        if status.state.terminated is not None:
+            continue
+        if status.state.running is None:
+            return f"{name}: the image and the volumes of container {status.name} are being brought"
+        return f"{name}: container {status.name} runs"
+    return f"{name} is starting"
+
+
 def terminal(pod: Pod) -> bool:
     """Whether a pod has ended for good, and with it its hold on the GPU."""
     return pod.status.phase in ("Succeeded", "Failed")

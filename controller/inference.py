@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from controller import pods
-from controller.diagnosis import diagnose
+from controller.diagnosis import diagnose, stage
 from controller.planning import Decision
 from controller.pods import Parts
 from controller.status import Draft
@@ -376,7 +376,7 @@ def _doing(found: Sequence[Pod], live: contract.Status | None) -> str:
     if live is not None:
         amount = f" {live.bytes_done >> 20} of {live.bytes_total >> 20} MiB" if live.bytes_total else ""
         return f"pod {found[0].metadata.name}: {live.phase}{amount}"
-    return f"waiting for pod {found[0].metadata.name}" if found else "waiting for pods"
+    return stage(found[0]) if found else "waiting for pods"
 
 
 def _immutable(error: Invalid) -> bool:

@@ -11,7 +11,7 @@ from datetime import timedelta
 import msgspec
 
 from controller import pods
-from controller.diagnosis import Problem, diagnose, final_report, main_started, terminal
+from controller.diagnosis import Problem, diagnose, final_report, main_started, stage, terminal
 from controller.inference import Inference, owned, render_ca
 from controller.planning import Decision
 from controller.status import Draft, condition_of
@@ -355,7 +355,7 @@ def _doing(pod: Pod | None, live: contract.Status | None) -> str:
     if pod is None:
         return "waiting for the Job's pod"
     if live is None:
-        return f"pod {pod.metadata.name} is starting; its progress is unknown"
+        return stage(pod)
     if live.total_steps:
         loss = f", loss {live.loss:.4g}" if live.loss is not None else ""
         return f"{live.phase}: step {live.step} of {live.total_steps}{loss}"

@@ -51,8 +51,13 @@ class ContainerStateTerminated(Wire, frozen=True, kw_only=True):
     message: str = ""
 
 
+class ContainerStateRunning(Wire, frozen=True, kw_only=True):
+    started_at: str = ""
+
+
 class ContainerState(Wire, frozen=True, kw_only=True):
     waiting: ContainerStateWaiting | None = None
+    running: ContainerStateRunning | None = None
     terminated: ContainerStateTerminated | None = None
 
 

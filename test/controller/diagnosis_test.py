@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from controller.diagnosis import Problem, diagnose
+from controller.diagnosis import Problem, diagnose, stage
 from kube.api.workload import Node, Pod
 from runtime import contract
 from test.controller.stage import container_status, ended, report
@@ -117,3 +117,30 @@ def test_a_crash_without_a_report_shows_the_end_of_the_log() -> None:
 def test_healthy_pods_have_no_problem() -> None:
     assert diagnose([pod(phase="Running", containerStatuses=[container_status("main", ready=True)])], ()) is None
     assert diagnose([], ()) is None
+
+
+@pytest.mark.parametrize(
+    ("node", "status", "words"),
+    [
+        ("", {"phase": "Pending"}, "waits for a node"),
+        (
+            "n",
+            {"initContainerStatuses": [waiting("PodInitializing")], "containerStatuses": [waiting("PodInitializing")]},
+            "image and the volumes",
+        ),
+        (
+            "n",
+            {
+                "initContainerStatuses": [container_status("fetch", state=ended(0, "", "Completed"))],
+                "containerStatuses": [
+                    container_status("main", state={"running": {"startedAt": "2030-01-01T00:00:00Z"}})
+                ],
+            },
+            "container main runs",
+        ),
+        ("n", {"phase": "Succeeded"}, "has ended"),
+    ],
+)
+def test_where_a_pod_is_can_be_told_without_asking_its_program(node: str, status: dict[str, Any], words: str) -> None:
+    found = msgspec.convert({"metadata": {"name": "p-0"}, "spec": {"nodeName": node}, "status": status}, Pod)
+    assert words in stage(found)
