@@ -166,7 +166,7 @@ def status(folder: Path | None = None) -> str:
 
 def check_machine() -> None:
     """Raise BoxError where a box cannot run, saying what to do instead."""
-    own = "To use a cluster of your own, see docs/install.md: kustomize installs both controllers, with AKS or your nodes."
+    own = "For a cluster of your own see docs/install-aks.md: kustomize installs the controllers, on AKS or elsewhere."
     if platform.system() != "Linux":
         raise BoxError(f"AKS in a box needs Linux (it boots real nodes); this is {platform.system()}. {own}")
     if os.geteuid() != 0:
