@@ -290,7 +290,7 @@ def render_pod(workspace: Workspace, decision: Decision, world: World, tuned: Tu
         "livenessProbe": _probe("/livez", period=10, failures=3),
         "readinessProbe": _probe("/readyz", period=2, failures=3),
     }
-    plan = _serve_plan(workspace, decision, adapters, chat_adapter=workspace.metadata.name if tuned else "")
+    plan = _serve_plan(workspace, decision, adapters)
     return pods.pod(
         workspace,
         decision,
@@ -304,15 +304,17 @@ def render_pod(workspace: Workspace, decision: Decision, world: World, tuned: Tu
     )
 
 
-def _serve_plan(
-    workspace: Workspace, decision: Decision, adapters: Sequence[contract.Adapter], chat_adapter: str
-) -> contract.ServePlan:
-    """Complete the planner's part with what only the Workspace knows."""
+def _serve_plan(workspace: Workspace, decision: Decision, adapters: Sequence[contract.Adapter]) -> contract.ServePlan:
+    """Complete the planner's part with what only the Workspace knows.
+
+    `/chat` has no way to name a model: it speaks with the one adapter where there is one (declared, or tuned here).
+    """
     plan = decision.rung.plan.serve if decision.rung.plan else None
     if plan is None:
         raise ValueError("a plan without a part for serving")  # `decide` asks for one wherever this is called
     name, namespace = workspace.metadata.name, workspace.metadata.namespace
     leader = f"{name}-0.{headless_name(workspace)}.{namespace}.svc" if decision.rung.nodes > 1 else ""
+    chat_adapter = adapters[0].name if len(adapters) == 1 else ""
     return replace(plan, adapters=tuple(adapters), chat_adapter=chat_adapter, leader_address=leader)
 
 

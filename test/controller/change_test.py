@@ -54,6 +54,7 @@ async def test_the_first_adapter_of_a_running_workspace_becomes_usable(stage: St
     stage.patch({"inference": {"adapters": [adapter]}})
     after = await eventually(lambda: now if plan_of(now := stage.stateful_set()).get("adapters") else {})
     assert plan_of(after)["adapters"] == [{"name": "support", "strength": 0.5}]
+    assert plan_of(after)["chat_adapter"] == "support"
     fetch = after["spec"]["template"]["spec"]["initContainers"][1]
     assert fetch["args"] == [
         "adapter",
