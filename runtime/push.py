@@ -19,7 +19,7 @@ from runtime.oci.login import Login
 from runtime.oci.probe import Action, Finding, Verdict, probe
 from runtime.oci.reference import Reference
 from runtime.retry import Schedule, until_deadline
-from runtime.sources.image import missing
+from runtime.sources.image import refused
 from runtime.status import Reporter
 
 logger = logging.getLogger(__name__)
@@ -88,10 +88,10 @@ def _explain(reference: Reference, secrets: Sequence[Path], logins: Mapping[str,
 def refusal(reference: Reference, secrets: Sequence[Path], logins: Mapping[str, Login], finding: Finding) -> Fault:
     """Turn what a registry answered into the reason that the user can act on."""
     reason, detail = _REASONS[finding.verdict], finding.detail
-    refused = finding.verdict in (Verdict.UNAUTHORIZED, Verdict.DENIED)
-    if refused and secrets and login.login_for(reference, logins) is None:
-        reason = Reason.SECRET_MISSING
-        detail += f"; {missing(tuple(secrets), reference)}"
+    if finding.verdict in (Verdict.UNAUTHORIZED, Verdict.DENIED):
+        own = login.login_for(reference, logins)
+        reason = Reason.SECRET_MISSING if own is None and secrets else reason
+        detail += refused(own, tuple(secrets), reference, finding.verdict, "push")
     return Fault(ExitCode.PUSH_FAILED, reason, f"{reference}: {detail}", retry=True)
 
 

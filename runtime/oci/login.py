@@ -26,6 +26,7 @@ class Login:
     username: str = ""
     password: str = dataclasses.field(default="", repr=False)
     identity_token: str = dataclasses.field(default="", repr=False)
+    secret: str = dataclasses.field(default="", compare=False)  # where it comes from, for whoever has to mend it
 
 
 def read(folders: Iterable[Path]) -> dict[str, Login]:
@@ -37,7 +38,7 @@ def read(folders: Iterable[Path]) -> dict[str, Login]:
             if login is not None:
                 log.conceal(login.password)
                 log.conceal(login.identity_token)
-                logins.setdefault(_host(key), login)
+                logins.setdefault(_host(key), dataclasses.replace(login, secret=folder.name))
     return logins
 
 

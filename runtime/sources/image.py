@@ -61,13 +61,19 @@ class Image:
         finding = probe(self.reference, own, Action.PULL)
         reason, detail = self.unreachable, finding.detail
         if finding.verdict in (Verdict.UNAUTHORIZED, Verdict.DENIED):
-            reason = Reason.PULL_UNAUTHORIZED
-            if own is None and self.secrets:
-                reason = Reason.SECRET_MISSING
-                detail += f"; {missing(self.secrets, self.reference)}"
+            reason = Reason.SECRET_MISSING if own is None and self.secrets else Reason.PULL_UNAUTHORIZED
+            detail += refused(own, self.secrets, self.reference, finding.verdict, "pull")
         elif finding.verdict is Verdict.OK:
             detail = printed
         return Fault(ExitCode.INPUT_MISSING, reason, f"image {self.reference}: {detail}", retry=True)
+
+
+def refused(own: Login | None, secrets: tuple[Path, ...], reference: Reference, verdict: Verdict, action: str) -> str:
+    """Say whose credentials a registry refused, and what to do: the end of a message."""
+    if own is None:
+        return f"; {missing(secrets, reference)}" if secrets else "; no Secret with a login was given"
+    remedy = f"let them {action}, or correct them" if verdict is Verdict.DENIED else "correct them"
+    return f" with the credentials from Secret `{own.secret}`: {remedy}, the Secret is read again at each try"
 
 
 def missing(secrets: tuple[Path, ...], reference: Reference) -> str:

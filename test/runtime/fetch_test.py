@@ -303,7 +303,9 @@ class TestImages:
         wrong = write_secret(tmp_path / "wrong", private_registry.host, "wrong-password")
         assert run(*image)[1].reason == Reason.PULL_UNAUTHORIZED
         assert run(*image, "--auth", tmp_path / "absent")[1].reason == Reason.SECRET_MISSING
-        assert run(*image, "--auth", wrong)[1].reason == Reason.PULL_UNAUTHORIZED
+        status = run(*image, "--auth", tmp_path / "absent", "--auth", wrong)[1]
+        assert status.reason == Reason.PULL_UNAUTHORIZED
+        assert "with the credentials from Secret `wrong`: correct them, the Secret is read again" in status.message
 
     def test_a_secret_that_appears_heals_a_pull(
         self, run: Run, private_registry: Registry, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -8,6 +8,8 @@ import pytest
 from runtime import contract, push
 from runtime.contract import ExitCode, Phase, Reason, Status
 from runtime.fault import Fault
+from runtime.oci import login
+from runtime.oci.probe import Finding, Verdict
 from runtime.oci.reference import Reference
 from runtime.retry import Schedule
 from runtime.status import Reporter
@@ -75,7 +77,26 @@ def test_a_wrong_password_is_named_as_such(private_registry: Registry, folder: P
     fault = failure(folder, f"{private_registry.host}/team/adapter:1", secret)
     assert fault.reason == Reason.PUSH_UNAUTHORIZED
     assert "401" in str(fault)
+    assert "with the credentials from Secret `push-secret`: correct them, the Secret is read again" in str(fault)
     assert "wrong-password" not in str(fault)
+
+
+def test_a_login_without_the_right_to_push_names_its_secret_among_several(tmp_path: Path) -> None:
+    reference = Reference.parse("registry.example/team/adapter:1")
+    secrets = [
+        write_secret(tmp_path / "elsewhere", "other.example"),
+        write_secret(tmp_path / "mine", "registry.example"),
+    ]
+    fault = push.refusal(reference, secrets, login.read(secrets), Finding(Verdict.DENIED, "answered 403"))
+    assert fault.reason == Reason.PUSH_DENIED
+    assert "Secret `mine`: let them push" in str(fault)
+    assert "elsewhere" not in str(fault)
+
+
+def test_a_push_without_any_secret_says_that_one_is_needed(private_registry: Registry, folder: Path) -> None:
+    fault = failure(folder, f"{private_registry.host}/team/adapter:1")
+    assert fault.reason == Reason.PUSH_UNAUTHORIZED
+    assert "no Secret with a login was given" in str(fault)
 
 
 def test_a_missing_secret_is_told_from_one_for_another_registry(
