@@ -52,7 +52,7 @@ class ContainerStateTerminated(Wire, frozen=True, kw_only=True):
 
 
 class ContainerStateRunning(Wire, frozen=True, kw_only=True):
-    started_at: str = ""
+    """That it is there is all that is asked."""
 
 
 class ContainerState(Wire, frozen=True, kw_only=True):
