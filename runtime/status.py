@@ -52,14 +52,21 @@ class Reporter:
             logger.info("phase %s", self._status.phase, extra={"phase": self._status.phase})
         return self._status
 
-    def warn(self, code: str, message: str) -> None:
+    def warn(self, code: str, message: str) -> Warning_:
         """Add a warning, once per code and message; the program goes on."""
         warning = Warning_(code, log.redact(message))
         with self._lock:
             if warning in self._status.warnings:
-                return
+                return warning
             self._status = dataclasses.replace(self._status, warnings=(*self._status.warnings, warning))
         logger.warning("%s", message, extra={"code": code})
+        return warning
+
+    def withdraw(self, warning: Warning_) -> None:
+        """Take a warning back whose cause is gone."""
+        with self._lock:
+            kept = tuple(other for other in self._status.warnings if other != warning)
+            self._status = dataclasses.replace(self._status, warnings=kept)
 
     def downloaded(self, done: int, total: int) -> None:
         """Report bytes of a download; speed and remaining time follow from the last few reports."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime import contract
-from runtime.contract import ExitCode, Phase, Reason
+from runtime.contract import ExitCode, Phase, Reason, Warning_
 from runtime.fault import Fault
 from runtime.oci import login
 from runtime.oci.probe import Action, Verdict, probe
@@ -57,6 +57,7 @@ class Store:
         self.remote = remote
         self.reporter = reporter
         self._pushing: threading.Thread | None = None
+        self._lost: Warning_ | None = None  # says that the last push failed
         folder.mkdir(parents=True, exist_ok=True)
 
     def record(self, step: int, extra: Mapping[str, Any]) -> Checkpoint:
@@ -144,6 +145,7 @@ class Store:
             return
         self.settle()
         _push(self.remote, checkpoint, schedule, self.reporter)
+        self._outcome(None)
 
     def publish_meanwhile(self, checkpoint: Checkpoint, schedule: Schedule) -> None:
         """Push in a thread, while training goes on. Left out while the one before is still on its way."""
@@ -162,7 +164,16 @@ class Store:
         try:
             _push(self.remote, checkpoint, schedule, Reporter(Phase.TRAINING))
         except Fault as fault:
-            self.reporter.warn(fault.reason, f"the checkpoint of step {checkpoint.step} was not kept: {fault}")
+            text = f"the checkpoint of step {checkpoint.step} was not kept: {fault}"
+            self._outcome(self.reporter.warn(fault.reason, text))
+        else:
+            self._outcome(None)
+
+    def _outcome(self, warning: Warning_ | None) -> None:
+        """Let only the last push count: what it says replaces what the one before said."""
+        if self._lost is not None and self._lost != warning:
+            self.reporter.withdraw(self._lost)
+        self._lost = warning
 
     def settle(self) -> None:
         """Wait for a push that is on its way."""

@@ -108,6 +108,24 @@ class TestRemote:
         kept.settle()
         assert [warning.code for warning in kept.reporter.status.warnings] == [Reason.REGISTRY_UNAVAILABLE]
 
+    def test_a_later_push_that_succeeds_takes_the_warning_back(self, registry: Registry, tmp_path: Path) -> None:
+        nowhere = Remote(Reference.parse(f"127.0.0.1:{free_port()}/a/b:1"), ())
+        kept = store(tmp_path, nowhere)
+        kept.reporter.warn("RowsTruncated", "3 rows were cut")
+        for step in (3, 4):
+            save(kept, step)
+            latest = kept.latest()
+            assert latest is not None
+            kept.publish_meanwhile(latest, SOON)
+            kept.settle()
+        codes = [warning.code for warning in kept.reporter.status.warnings]
+        assert codes == ["RowsTruncated", Reason.REGISTRY_UNAVAILABLE]
+        assert "step 4" in kept.reporter.status.warnings[1].message
+        kept.remote = Remote(Reference.parse(f"{registry.host}/a/b:1"), ())
+        kept.publish_meanwhile(latest, Schedule(10))
+        kept.settle()
+        assert [warning.code for warning in kept.reporter.status.warnings] == ["RowsTruncated"]
+
     def test_another_runs_remote_checkpoint_is_left_alone(self, remote: Remote, tmp_path: Path) -> None:
         first = store(tmp_path / "first", remote)
         first.publish(first.record(4, {}), SOON)

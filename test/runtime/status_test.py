@@ -84,6 +84,14 @@ def test_trouble_shows_its_reason_until_it_is_over() -> None:
     assert reporter.status.reason == ""
 
 
+def test_a_warning_may_be_taken_back_and_others_stay() -> None:
+    reporter = Reporter()
+    first, second = reporter.warn("A", "one"), reporter.warn("B", "two")
+    assert reporter.warn("A", "one") == first
+    reporter.withdraw(first)
+    assert reporter.status.warnings == (second,)
+
+
 @pytest.mark.parametrize(
     "text",
     [
