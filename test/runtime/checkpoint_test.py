@@ -122,6 +122,8 @@ class TestRemote:
         assert codes == ["RowsTruncated", Reason.REGISTRY_UNAVAILABLE]
         assert "step 4" in kept.reporter.status.warnings[1].message
         kept.remote = Remote(Reference.parse(f"{registry.host}/a/b:1"), ())
+        latest = kept.latest()
+        assert latest is not None
         kept.publish_meanwhile(latest, Schedule(10))
         kept.settle()
         assert [warning.code for warning in kept.reporter.status.warnings] == ["RowsTruncated"]
