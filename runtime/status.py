@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import logging
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -129,6 +130,12 @@ class StatusServer:
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
     app: StatusServer
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log an error as this program logs; a client that went away is none."""
+        error = sys.exception()
+        if not isinstance(error, ConnectionError):
+            logger.error("cannot answer %s", client_address, exc_info=error)
 
 
 class _DualStack(_Http):

@@ -1,14 +1,19 @@
 """The status server, the reporter and the edge of a program. What the programs report is covered in their own tests."""
 
+import http.client
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +60,34 @@ def test_probes_follow_their_hooks_and_say_why_not() -> None:
         reporter.update(phase=Phase.READY)
         assert get(server, "/readyz")[0] == 200
         assert get(server, "/nothing")[0] == 404
+
+
+def test_a_client_that_resets_its_connection_leaves_no_trace(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with StatusServer(Reporter(), port=0) as server:
+        answered = threading.Event()
+        end = server._http.shutdown_request
+
+        def ended(request: Any) -> None:
+            end(request)
+            answered.set()
+
+        monkeypatch.setattr(server._http, "shutdown_request", ended)
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close is a reset
+            client.sendall(b"GET /sta")
+        assert answered.wait(10)
+    assert "Error" not in capfd.readouterr().err
+
+
+def test_a_handler_that_breaks_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> bool:
+        raise KeyError("no such thing")
+
+    with StatusServer(Reporter(), port=0, live=broken) as server, pytest.raises(http.client.RemoteDisconnected):
+        get(server, "/livez")
+    assert "no such thing" in caplog.text
 
 
 def test_every_metric_series_exists_before_anything_happened() -> None:
