@@ -32,6 +32,7 @@ _UNSUPPORTED = {
 _KEY = re.compile(
     r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.weight)?$"
 )
+_HUB_ID = re.compile(r"^\w[\w.-]*/\w[\w.-]*$")  # owner/name
 
 
 class Invalid(ValueError):
@@ -182,7 +183,8 @@ def _check_numbers(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _check_base_name(config: Mapping[str, Any], model: str) -> Iterable[str]:
+    """Compare the two names where both are hub ids: a preset's short name or a path says nothing of the repository."""
     trained_on = str(config.get("base_model_name_or_path") or "")
-    is_name = trained_on and not trained_on.startswith(("/", "."))
-    if model and is_name and trained_on.rpartition("/")[2].lower() != model.rpartition("/")[2].lower():
+    both = _HUB_ID.match(trained_on) and _HUB_ID.match(model)
+    if both and trained_on.rpartition("/")[2].lower() != model.rpartition("/")[2].lower():
         yield f"the adapter says that it was trained on {trained_on}, the served model is {model}"

@@ -117,10 +117,27 @@ def test_an_adapter_of_another_model_is_a_warning_where_only_names_say_so(
     tmp_path: Path, base: dict[str, Tensor]
 ) -> None:
     folder = write_adapter(tmp_path / "a", base_model_name_or_path="org/Phi-3-mini")
-    assert check(folder, base, "phi-3-mini").warnings == ()
-    assert "trained on org/Phi-3-mini, the served model is llama" in check(folder, base, "llama").warnings[0]
-    local = write_adapter(tmp_path / "b", base_model_name_or_path="/workspace/weights")
-    assert check(local, base, "llama").warnings == ()
+    assert check(folder, base, "mirror/phi-3-mini").warnings == ()
+    assert "trained on org/Phi-3-mini, the served model is org/llama" in check(folder, base, "org/llama").warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "served"),
+    [
+        ("mistralai/Mistral-7B-v0.3", "mistral-7b"),  # a preset's name is no hub id
+        ("mistral-7b", "mistralai/Mistral-7B-v0.3"),
+        ("/workspace/weights", "org/llama"),
+        ("./checkpoints/llama", "org/llama"),
+        ("runs/2024/llama", "org/phi"),  # a relative path: a hub id has one slash
+        ("", "org/llama"),
+        ("org/llama", ""),
+    ],
+)
+def test_names_are_compared_only_where_both_are_hub_ids(
+    trained_on: str, served: str, tmp_path: Path, base: dict[str, Tensor]
+) -> None:
+    folder = write_adapter(tmp_path / "a", base_model_name_or_path=trained_on)
+    assert check(folder, base, served).warnings == ()
 
 
 def test_a_base_without_safetensors_is_not_compared(tmp_path: Path) -> None:
