@@ -1,7 +1,8 @@
 """Brings model weights, an adapter or a data set into a folder: the init containers' program.
 
 Parse, choose the source, fetch until the deadline, publish. While it retries, `/status` says why; a second run is a no-op.
-Exit codes: 64 for a bad command line, 66 when the input did not come before the deadline, 75 on SIGTERM.
+Exit codes: 64 for a bad command line, 65 for a data image without data, 66 when the input did not come before the
+deadline, 75 on SIGTERM.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from runtime import contract, program
 from runtime.address import allowed_ranges
-from runtime.contract import Phase, Reason
+from runtime.contract import ExitCode, Phase, Reason
 from runtime.fault import config_invalid
 from runtime.oci.reference import Reference
 from runtime.retry import Schedule, until_deadline
@@ -31,6 +32,11 @@ _KINDS = {
     "adapter": (contract.IMAGE_DATA_DIR, Reason.ADAPTER_UNREACHABLE, Reason.ADAPTER_INVALID),
     "data": (contract.IMAGE_DATA_DIR, Reason.DATA_UNREACHABLE, Reason.DATASET_INVALID),
 }
+
+# What ends the program when an image has no files where they are expected. A data set's image that has none will not
+# have them in the next pod either; a server of models waits for the image to be mended.
+_MISSING = ExitCode.INPUT_MISSING
+_EMPTY = {"data": ExitCode.DATA_INVALID}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -60,7 +66,7 @@ def choose(options: argparse.Namespace) -> Source:
             reference = Reference.parse(options.image)
         except ValueError as error:
             raise config_invalid(str(error)) from error
-        return Image(reference, folder, tuple(options.auth), unreachable, invalid)
+        return Image(reference, folder, tuple(options.auth), unreachable, invalid, _EMPTY.get(options.kind, _MISSING))
     if options.hub:
         from runtime.sources.hub import Hub
 

@@ -25,6 +25,7 @@ class Image:
     secrets: tuple[Path, ...]
     unreachable: Reason
     invalid: Reason
+    empty: ExitCode = ExitCode.INPUT_MISSING  # of an image without files in `folder`
 
     @property
     def key(self) -> str:
@@ -49,11 +50,11 @@ class Image:
         shutil.rmtree(layout)
         tree = root / self.folder
         if not tree.is_dir() or not any(tree.iterdir()):
-            raise self._invalid(f"has no files in /{self.folder}")
+            raise self._invalid(f"has no files in /{self.folder}, where they are expected; copy them there", self.empty)
         return tree
 
-    def _invalid(self, what: str) -> Fault:
-        return Fault(ExitCode.INPUT_MISSING, self.invalid, f"image {self.reference} {what}")
+    def _invalid(self, what: str, code: ExitCode = ExitCode.INPUT_MISSING) -> Fault:
+        return Fault(code, self.invalid, f"image {self.reference} {what}")
 
     def _explain(self, logins: Mapping[str, Login], printed: str) -> Fault:
         """Turn "it failed" into the reason that the user can act on."""

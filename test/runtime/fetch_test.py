@@ -286,6 +286,16 @@ class TestImages:
         assert (code, status.reason) == (ExitCode.INPUT_MISSING, Reason.WEIGHTS_UNREACHABLE)
         assert "no files in /workspace/weights" in status.message
 
+    def test_a_data_image_without_data_ends_it_and_says_where_files_are_expected(
+        self, run: Run, registry: Registry, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(contract, "IMAGE_DATA_DIR", "elsewhere")
+        image = f"{registry.host}/team/rows:1"
+        self.send(adapter, image)
+        code, status = run("data", "--image", image, "--to", tmp_path / "x", deadline=60)
+        assert (code, status.reason) == (ExitCode.DATA_INVALID, Reason.DATASET_INVALID)
+        assert "has no files in /data, where they are expected" in status.message
+
     def test_logins_are_merged_and_the_right_one_is_used(
         self, run: Run, private_registry: Registry, adapter: Path, tmp_path: Path
     ) -> None:
