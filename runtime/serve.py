@@ -65,7 +65,11 @@ class Server:
             self._supervise(engine, duty, Path(scratch), reporter)
 
     def _preflight(self, plan: ServePlan, scratch: Path, reporter: Reporter) -> list[Loadable]:
-        """Adapters fit to be loaded. One that is not becomes a warning: the others and the model are served."""
+        """Adapters fit to be loaded. One that is not does not stop the engine, and keeps this pod from being ready.
+
+        The engine starts with the others and answers on its port; `/status` says AdapterInvalid, and since not all that
+        was declared is loaded the phase never becomes Ready: the model's Service sends nothing here.
+        """
         base = preflight.base_tensors(self.weights) if plan.adapters else {}
         loadable = []
         for adapter in plan.adapters:

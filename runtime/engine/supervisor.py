@@ -208,7 +208,7 @@ class Supervisor:
 
 
 def bad_adapter(reporter: Reporter, name: str, why: str) -> None:
-    """The server goes on without it, and says so until somebody mends it."""
+    """The engine goes on without it; the pod says why and is not ready until somebody mends it."""
     message = f"adapter {name}: {why}"
     reporter.warn(Reason.ADAPTER_INVALID, message)
     reporter.update(reason=Reason.ADAPTER_INVALID, message=message)
