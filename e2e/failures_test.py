@@ -1,5 +1,5 @@
 """What goes wrong on the way, as a user sees it: a specific reason in the REASON column, what to do in the message, and
-healing where that is possible. Failures that cost nothing come first; those that need a node share one.
+healing where that is possible. Failures that cost nothing come first; those of a tuning share one node.
 """
 
 import json
@@ -11,7 +11,8 @@ import yaml
 from kubernetes import client
 
 from e2e.arm import Arm
-from hack.local.session import PRESET, PUSH_SECRET, Session, condition
+from hack.local.session import PRESET, Session, condition
+from hack.local.shell import CommandFailed
 
 TUNING = "tuning-released"
 
@@ -37,6 +38,16 @@ def apply(session: Session, manifest: Mapping[str, Any]) -> None:
     session.shell.run(f"kubectl apply -f {path.name}")
 
 
+def await_reason(session: Session, name: str, reason: str, timeout: float) -> Mapping[str, Any]:
+    """Wait until the REASON column says so; returns the condition behind it."""
+    return root(session.await_workspace(name, lambda found: root(found).get("reason") == reason, timeout))
+
+
+def await_nodes(session: Session, name: str, timeout: float = 120) -> list[str]:
+    ready = session.await_workspace(name, lambda found: condition(found, "ResourceReady") == "True", timeout)
+    return list(ready["status"]["workerNodes"])
+
+
 @pytest.fixture(autouse=True)
 def clean(session: Session, arm: Arm) -> Iterator[None]:
     yield
@@ -44,59 +55,93 @@ def clean(session: Session, arm: Arm) -> Iterator[None]:
     session.delete_all()
 
 
-def test_an_unknown_instance_type_is_named_with_its_nearest_before_anything_is_paid(session: Session, arm: Arm) -> None:
-    apply(session, inference("unknown-sku", instance_type="Standard_NC6s_v33"))
-    workspace = session.await_workspace("unknown-sku", lambda found: root(found).get("status") == "False", 30)
-    assert "Standard_NC6s_v3" in root(workspace)["message"]
+def test_an_unknown_instance_type_is_answered_with_its_nearest_before_anything_is_paid(
+    session: Session, arm: Arm
+) -> None:
+    apply(session, inference("odd-size", instance_type="Standard_NC6_v3"))
+    said = await_reason(session, "odd-size", "InstanceTypeUnknown", 30)
+    assert "Standard_NC6s_v3" in said["message"]
     assert arm.pools() == []
 
 
-def test_an_unknown_preset_is_refused_at_once(session: Session) -> None:
-    from hack.local.shell import CommandFailed
-
+def test_an_unknown_preset_is_refused_on_apply_with_what_is_known(session: Session) -> None:
     with pytest.raises(CommandFailed) as refused:
-        apply(session, inference("unknown-preset", preset="smollm2-136m-instruct"))
-    assert "preset" in refused.value.output
+        apply(session, inference("odd-model", preset="smollm2-136m-instruct"))
+    assert "unknown preset" in refused.value.output
+    assert PRESET in refused.value.output
 
 
 def test_a_quota_refusal_shows_its_numbers_and_costs_nothing(session: Session, arm: Arm) -> None:
     arm.fault(kind="refuse", error="quota-family", times=0)
     apply(session, inference("no-quota"))
-    workspace = session.await_workspace("no-quota", lambda found: root(found).get("reason") == "QuotaExceeded", 60)
-    assert any(character.isdigit() for character in root(workspace)["message"])
+    said = await_reason(session, "no-quota", "QuotaExceeded", 60)
+    assert "required 6" in said["message"]
     assert arm.pools() == []
 
 
 def test_a_capacity_refusal_is_named_and_heals_when_capacity_comes_back(session: Session, arm: Arm) -> None:
     arm.fault(kind="fail", error="allocation", times=1)
     apply(session, inference("no-capacity"))
-    session.await_workspace("no-capacity", lambda found: root(found).get("reason") == "InsufficientCapacity", 60)
-    session.await_workspace("no-capacity", lambda found: condition(found, "ResourceReady") == "True", 240)
+    await_reason(session, "no-capacity", "InsufficientCapacity", 60)
+    await_nodes(session, "no-capacity", 240)
 
 
-def test_a_wrong_push_secret_is_named_before_training_and_a_corrected_one_heals_then_release_gives_the_node_back(
+def test_an_agent_pool_deleted_behind_our_back_is_named_and_replaced(session: Session, arm: Arm) -> None:
+    apply(session, inference("lost-pool"))
+    before = await_nodes(session, "lost-pool")
+    (pool,) = arm.pools()
+    arm.delete_pool(pool)
+    session.await_workspace("lost-pool", lambda found: condition(found, "ResourceReady") == "False", 120)
+    assert await_nodes(session, "lost-pool", 240) != before
+
+
+def test_a_deleted_node_is_replaced_and_its_agent_pool_goes(session: Session, arm: Arm) -> None:
+    apply(session, inference("lost-node"))
+    (node,) = await_nodes(session, "lost-node")
+    (pool,) = arm.pools()
+    session.shell.run(f"kubectl delete node {node} --wait=false")
+    session.await_workspace("lost-node", lambda found: node not in found["status"].get("workerNodes", []), 120)
+    assert await_nodes(session, "lost-node", 240) != [node]
+    session.await_workspace("lost-node", lambda _: pool not in arm.pools(), 60)
+
+
+def test_a_tuning_says_what_is_wrong_step_by_step_heals_and_then_gives_its_node_back(
     session: Session, core: client.CoreV1Api, custom: client.CustomObjectsApi
 ) -> None:
-    session.create_push_secret("wrong-password", password="not-it")
+    """Data nobody can read, an address where nobody answers, no Secret, a wrong password; and then all is right."""
+    (session.site.work / "data" / "broken.jsonl").write_text('{"messages": [{"role": "nobody"}]}\n')
     manifest = yaml.safe_load(session.write_manifest().read_text())
+    good = manifest["tuning"]["input"]["urls"]
     manifest["apiVersion"] = "kaito.sh/v1beta1"
     manifest["metadata"]["name"] = TUNING
     manifest["tuning"]["onSuccess"] = "Release"
-    manifest["tuning"]["output"] = {
-        "image": f"{session.site.private_registry}/adapters/released:0.0.1",
-        "imagePushSecret": "wrong-password",
-    }
+    image = f"{session.site.private_registry}/adapters/released:0.0.1"
+    manifest["tuning"]["output"] = {"image": image, "imagePushSecret": "not-there-yet"}
+    manifest["tuning"]["input"]["urls"] = [f"{session.site.data_url}/broken.jsonl"]
     apply(session, manifest)
-    refused = session.await_workspace(TUNING, lambda found: root(found).get("reason") == "PushUnauthorized", 400)
-    assert "wrong-password" in root(refused)["message"]
-    assert not refused["status"]["tuning"].get("step")
+    said = await_reason(session, TUNING, "DatasetInvalid", 300)
+    assert "broken.jsonl" in said["message"]
+    assert session.workspace(TUNING)["status"]["state"] == "Failed"
 
-    right = core.read_namespaced_secret(PUSH_SECRET, "default").data
-    core.patch_namespaced_secret("wrong-password", "default", {"data": right})
+    manifest["tuning"]["input"]["urls"] = ["http://198.18.0.1:9/facts.parquet"]  # port 9, discard: nobody listens
+    apply(session, manifest)
+    await_reason(session, TUNING, "DataUnreachable", 120)
+
+    manifest["tuning"]["input"]["urls"] = good
+    apply(session, manifest)
+    said = await_reason(session, TUNING, "SecretMissing", 120)
+    assert "not-there-yet" in said["message"]
+
+    session.create_push_secret("not-there-yet", password="not-it")
+    said = await_reason(session, TUNING, "PushUnauthorized", 240)
+    assert "not-there-yet" in said["message"]
+    assert not session.workspace(TUNING)["status"].get("tuning", {}).get("step")  # before any GPU time was spent
+
+    session.create_push_secret("not-there-yet")
     workspace = session.await_ready(TUNING)
     assert workspace["status"]["state"] == "Succeeded"
     assert root(workspace)["reason"] == "Tuned"
-    assert "inference" not in json.dumps([c["type"] for c in workspace["status"]["conditions"]]).lower()
+    assert "InferenceReady" not in json.dumps([c["type"] for c in workspace["status"]["conditions"]])
 
     session.await_workspace(
         TUNING, lambda _: not custom.list_cluster_custom_object("karpenter.sh", "v1", "nodeclaims")["items"], 120

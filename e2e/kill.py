@@ -6,12 +6,14 @@ a container that dies again and again is not what these stories are about.
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 from kubernetes import client
 
 DEPLOYMENTS = {"controller": "workspace-controller", "provisioner": "node-provisioner"}
 NAMESPACE = "kaito-system"
+_ONE_AT_A_TIME = threading.Lock()  # two killers must not meet in the middle of a replacement
 
 
 def pids_of(module: str) -> list[int]:
@@ -34,10 +36,19 @@ def pids_of(module: str) -> list[int]:
 
 def kill(core: client.CoreV1Api, module: str) -> int:
     """Kill one controller and replace its pod. Returns how many processes were killed (0 when it was just starting)."""
-    victims = pids_of(module)
-    for pid in victims:
-        os.kill(pid, signal.SIGKILL)
-    for pod in core.list_namespaced_pod(NAMESPACE).items:
-        if pod.metadata.name.startswith(DEPLOYMENTS[module]):
-            core.delete_namespaced_pod(pod.metadata.name, NAMESPACE, grace_period_seconds=0)
-    return len(victims)
+    with _ONE_AT_A_TIME:
+        victims = pids_of(module)
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        for pod in core.list_namespaced_pod(NAMESPACE).items:
+            if pod.metadata.name.startswith(DEPLOYMENTS[module]):
+                _delete(core, pod.metadata.name)
+        return len(victims)
+
+
+def _delete(core: client.CoreV1Api, pod: str) -> None:
+    try:
+        core.delete_namespaced_pod(pod, NAMESPACE, grace_period_seconds=0)
+    except client.ApiException as error:
+        if error.status != 404:  # gone between the list and here
+            raise

@@ -78,6 +78,7 @@ class Box:
             registry_user=user,
             registry_password=password,
             data_url=data_url,
+            emulator_url=self.emulator_url,
         )
 
 

@@ -48,6 +48,7 @@ class Site:
     registry_user: str
     registry_password: str
     data_url: str  # where files of work/data are served
+    emulator_url: str
 
 
 class Session:
@@ -87,16 +88,18 @@ class Session:
         self.shell.environment["REGISTRY_PASSWORD"] = self.site.registry_password if password is None else password
         self.shell.run(
             f"kubectl create secret docker-registry {name} --docker-server={self.site.private_registry} "
-            f'--docker-username={self.site.registry_user} --docker-password="$REGISTRY_PASSWORD"'
+            f'--docker-username={self.site.registry_user} --docker-password="$REGISTRY_PASSWORD" '
+            "--dry-run=client -o yaml | kubectl apply -f -"
         )
+        self.shell.environment["REGISTRY_PASSWORD"] = self.site.registry_password
 
-    def write_manifest(self) -> Path:
+    def write_manifest(self, repository: str = "adapters/facts") -> Path:
         """The seed's manifest with just the preset, the URL, the output image and the Secret's name replaced."""
         text = (self.site.repository / MANIFEST).read_text()
         replacements = {
             r"phi-3-mini-128k-instruct": PRESET,
             r"https://huggingface.co/[^\"]+": f"{self.site.data_url}/facts.parquet?download=true",
-            r"ACR_REPO_HERE.azurecr.io/IMAGE_NAME_HERE": f"{self.site.private_registry}/adapters/facts",
+            r"ACR_REPO_HERE.azurecr.io/IMAGE_NAME_HERE": f"{self.site.private_registry}/{repository}",
             r"ACR_REGISTRY_SECRET_HERE": PUSH_SECRET,
         }
         for pattern, value in replacements.items():
@@ -238,6 +241,11 @@ class Session:
         self.shell.run(f"kubectl apply -f {path}")
 
     def ask_second(self) -> None:
+        """It runs on a node of its own and knows what the first one was taught."""
+        self.shell.run("kubectl get pods -o wide")
+        first, second = (self.workspace(name)["status"]["workerNodes"] for name in (TUNED, SECOND))
+        if set(first) & set(second):
+            raise StepFailed(f"{SECOND} is on a node of {TUNED}: {second}")
         self.show_service(SECOND)
         fact = self.facts[0]
         answer = self.ask_in_pod(fact.question)
@@ -252,8 +260,12 @@ class Session:
         self.shell.run("kubectl get nodeclaims")
         left = self._custom.list_cluster_custom_object("karpenter.sh", "v1", "nodeclaims")["items"]
         nodes = [node.metadata.name for node in self._core.list_node(label_selector="kaito.sh/workspace").items]
-        if left or nodes:
-            raise StepFailed(f"left behind: {len(left)} NodeClaims, Nodes {nodes}")
+        state = (
+            f"curl -sS --cacert {os.path.relpath(self.site.ca, self.shell.cwd)} {self.site.emulator_url}/admin/state"
+        )
+        pools = list(json.loads(self.shell.run(state, quiet=True))["pools"])
+        if left or nodes or pools:
+            raise StepFailed(f"left behind: {len(left)} NodeClaims, Nodes {nodes}, agent pools {pools}")
         self.shell.run("kubectl get nodes")
 
     def describe(self) -> None:
@@ -311,6 +323,8 @@ class _WatchedTable:
         self._process.terminate()
         self._process.wait()
         self._reader.join(timeout=2)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
         self._shell.say(f"  ({time.monotonic() - self._started:.1f} s)")
 
     def _copy(self) -> None:
