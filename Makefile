@@ -59,20 +59,24 @@ test: venv venv-runtime ## Unit and integration tests: real etcd + kube-apiserve
 	PATH="$(TOOLS):$$PATH" $(PY) -m pytest test --ignore=test/runtime $(KFLAG) $(SELECTED)
 	$(RUNTIME_VENV)/bin/python -m pytest --confcutdir=test/runtime test/runtime $(KFLAG) $(SELECTED)
 
-e2e: venv venv-runtime ## The demo's session and its failures as user stories on AKS in a box (root). K=expr selects
+e2e: root-on-linux venv venv-runtime ## The demo's session and its failures as user stories on AKS in a box (root). K=expr selects
 	$(PY) -m pytest e2e -x -p no:cacheprovider $(KFLAG)
 
 ##@ AKS in a box
-demo: venv venv-runtime ## The seed's session on real Kubernetes on this machine (root, Linux)
+# Before 6 GB are fetched: a box needs Linux and root. Standard library only, since nothing is installed yet.
+root-on-linux:
+	@$(PYTHON) -m hack.local.machine
+
+demo: root-on-linux venv venv-runtime ## The seed's session on real Kubernetes on this machine (root, Linux)
 	$(PY) -m hack.local demo
 
-up: venv venv-runtime ## Start AKS in a box; export KUBECONFIG=build/local/kubeconfig
+up: root-on-linux venv venv-runtime ## Start AKS in a box; export KUBECONFIG=build/local/kubeconfig
 	$(PY) -m hack.local up
 
 down: venv ## End AKS in a box and everything that it started
 	$(PY) -m hack.local down
 
-images: venv venv-runtime ## Build the control and the runtime image with buildah
+images: root-on-linux venv venv-runtime ## Build the control and the runtime image with buildah
 	$(PY) -m hack.local images
 
 model-image: venv ## Pack a folder of weights as an image: make model-image FOLDER=dir IMAGE=registry/kaito-preset:tag
@@ -89,4 +93,4 @@ undeploy: venv ## Remove both controllers, once no Workspace and no NodeClaim of
 clean: ## Remove what was built here (not the caches, not the environments)
 	rm -rf build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: test e2e demo up down images model-image deploy undeploy clean
+.PHONY: root-on-linux test e2e demo up down images model-image deploy undeploy clean

@@ -7,7 +7,6 @@ Knows nothing of the product that runs in the box.
 import contextlib
 import fcntl
 import os
-import platform
 import shutil
 import signal
 import sys
@@ -107,7 +106,7 @@ def running(*, keep: bool = False) -> Iterator[Box]:
 def up(folder: Path | None = None) -> Box:
     """Bring a box up, or find it up. Raises BoxError; then, and when interrupted, nothing is left running."""
     box = Box((folder or run_folder()).resolve())
-    check_machine()
+    machine.check()
     check_no_other(box.folder)
     _find_kubectl()
     started = time.monotonic()
@@ -140,7 +139,7 @@ def down(folder: Path | None = None, *, quiet: bool = False) -> None:
 
 def build_images(folder: Path | None = None) -> None:
     """Everything that pods of the box run, built where it is missing. Needs root, but no cluster."""
-    check_machine()
+    machine.check()
     assets.install_packages()
     images.ensure(folder or run_folder(), [*images.node_images(), *images.product_images()])
 
@@ -163,15 +162,6 @@ def status(folder: Path | None = None) -> str:
     lines = [f"The box is {state}.", f"  kubeconfig  {box.kubeconfig}", f"  logs        {box.logs}"]
     lines += [f"  nodes       {' '.join(nodes.names(box.folder)) or 'none'}", f"  processes   {' '.join(daemons)}"]
     return "\n".join(lines)
-
-
-def check_machine() -> None:
-    """Raise BoxError where a box cannot run, saying what to do instead."""
-    own = "For a cluster of your own see docs/install-aks.md: kustomize installs the controllers, on AKS or elsewhere."
-    if platform.system() != "Linux":
-        raise BoxError(f"AKS in a box needs Linux (it boots real nodes); this is {platform.system()}. {own}")
-    if os.geteuid() != 0:
-        raise BoxError(f"AKS in a box needs root (namespaces, bridges, mounts): run it with sudo. {own}")
 
 
 def check_no_other(folder: Path) -> None:

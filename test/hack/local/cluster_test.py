@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hack.local import __main__ as command
-from hack.local import cluster, snapshot
+from hack.local import cluster, machine, snapshot
 from hack.local.process import BoxError, Daemons
 
 EMPTY = snapshot.Snapshot(*[frozenset[str]()] * 8)
@@ -17,14 +17,14 @@ EMPTY = snapshot.Snapshot(*[frozenset[str]()] * 8)
 def test_another_system_is_told_what_to_do_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     with pytest.raises(BoxError, match=r"needs Linux .* this is Darwin.* cluster of your own"):
-        cluster.check_machine()
+        machine.check()
 
 
 def test_a_user_without_root_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(BoxError, match=r"needs root .* sudo"):
-        cluster.check_machine()
+        machine.check()
 
 
 def test_a_second_box_is_refused_with_the_folder_of_the_first(tmp_path: Path) -> None:
