@@ -22,7 +22,7 @@ from controller.selection import selects
 from controller.settings import Settings
 from controller.world import World, owner_of
 from kube.api import labels
-from kube.api.nodeclaim import NODE_CLAIMS
+from kube.api.nodeclaim import NODE_CLAIMS, NodeClaim
 from kube.api.workload import JOBS, NODES, PODS, SERVICES, STATEFUL_SETS, Node, Pod
 from kube.api.workspace import WORKSPACES, Workspace
 from kube.client import Client
@@ -78,7 +78,7 @@ class Loop:
         self._watch(SERVICES, self.world.services, self._on_owned, labels.WORKSPACE)
         self._required += self.reflectors
         if not settings.byo:
-            self._watch(NODE_CLAIMS, self.world.claims, self._on_owned, labels.WORKSPACE)
+            self._watch(NODE_CLAIMS, self.world.claims, self._on_claim, labels.WORKSPACE)
             self.world.claims_served = self.reflectors[-1].synced.is_set
 
     async def run(self, elector: LeaderElector | None = None) -> None:
@@ -159,6 +159,10 @@ class Loop:
 
     def _on_owned(self, event: Event[Any]) -> None:
         self._add(filter(None, {owner_of(event.object), owner_of(event.old) if event.old else None}), event)
+
+    def _on_claim(self, event: Event[NodeClaim]) -> None:
+        self.reconciler.nodes.note(event.object)
+        self._on_owned(event)
 
     def _on_pod(self, event: Event[Pod]) -> None:
         if event.type == EventType.DELETED:

@@ -21,6 +21,7 @@ from kube.api import labels
 from kube.api.nodeclaim import (
     AWAITING_RECONCILIATION,
     DEPENDENTS,
+    DISRUPTION_REASON,
     LAUNCHED,
     NODE_CLAIMS,
     NodeClaim,
@@ -87,8 +88,16 @@ class Nodes:
 
     def forget(self, workspace: Workspace) -> None:
         """The Workspace is gone."""
-        for seat in [seat for seat in self._not_before if seat[0] == workspace.metadata.uid]:
+        known = {*self._not_before, *self._failures}
+        for seat in [seat for seat in known if seat[0] == workspace.metadata.uid]:
             self._settle(seat)
+
+    def note(self, claim: NodeClaim) -> None:
+        """Remember why a provisioner ended a claim: it may be gone before its Workspace is looked at."""
+        disrupted = claim.condition(DISRUPTION_REASON)
+        uid, ordinal = claim.metadata.labels.get(labels.WORKSPACE_UID), claim.metadata.annotations.get(ORDINAL, "")
+        if uid and ordinal.isdecimal() and disrupted is not None and disrupted.true:
+            self._failures[uid, int(ordinal)] = disrupted
 
     async def _read_claims(self, workspace: Workspace) -> list[NodeClaim]:
         name, namespace = workspace.metadata.name, workspace.metadata.namespace
@@ -181,7 +190,7 @@ class Nodes:
         self._not_before[place] = self._world.clock.monotonic() + self._backoff.when(place)
         replacement = bool(seat) or place in self._failures or _held(draft, ConditionType.NODE_CLAIM_READY)
         self._world.metrics.claims_created.labels(str(replacement).lower()).inc()
-        draft.milestones.append(_creation(created, rung, seat, replacement=replacement))
+        draft.milestones.append(_creation(created, rung, seat, self._failures.get(place), replacement=replacement))
         return True
 
     async def _create(self, workspace: Workspace, rung: Rung, ordinal: int, existing: set[str]) -> str:
@@ -249,7 +258,9 @@ class Nodes:
         reason = news.reason if news and news.reason else str(Reason.NODE_CLAIM_NOT_READY)
         name = f"NodeClaim {claim.metadata.name}" if claim else "the next NodeClaim"
         message = news.message if news and news.message else f"waiting for {name}"
-        say = draft.fail if news is not None and news.false else draft.wait
+        if news is not None and news.type == DISRUPTION_REASON:
+            message += f"; {name} is made in its place"
+        say = draft.fail if news is not None and (news.false or news.type == DISRUPTION_REASON) else draft.wait
         say(ConditionType.NODE_CLAIM_READY, reason, message)
         draft.wait(ConditionType.NODES_READY, Reason.NODE_NOT_READY, f"waiting for {name}")
         say(ConditionType.RESOURCE_READY, reason, message)
@@ -391,10 +402,13 @@ def _held(draft: Draft, type_: ConditionType) -> bool:
     return any(condition.type == type_ and condition.true for condition in draft.workspace.status.conditions)
 
 
-def _creation(name: str, rung: Rung, seat: Sequence[NodeClaim], *, replacement: bool) -> Milestone:
+def _creation(
+    name: str, rung: Rung, seat: Sequence[NodeClaim], failure: Condition | None, *, replacement: bool
+) -> Milestone:
     if not replacement:
         created = f"Created NodeClaim {name} for {rung.instance_type}"
         return Milestone("Normal", "NodeClaimCreated", created, "CreateNodeClaim")
     fate = "failed" if any(terminal(claim) for claim in seat) else "was deleted"
+    fate += f" ({failure.reason}: {failure.message})" if failure is not None else ""
     replaced = f"{_names(seat) or 'a NodeClaim'} {fate}; created {name}"
     return Milestone("Warning", "NodeClaimReplaced", replaced, "CreateNodeClaim")

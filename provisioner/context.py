@@ -15,6 +15,7 @@ from kube.api.nodeclaim import (
     AWAITING_MESSAGE,
     AWAITING_RECONCILIATION,
     DEPENDENTS,
+    DISRUPTION_REASON,
     LAUNCHED,
     NODE_CLAIMS,
     READY,
@@ -81,7 +82,7 @@ class Context:
         return written
 
     async def delete_claim(self, claim: NodeClaim, reason: str, message: str) -> None:
-        """End a claim ourselves: its owner makes a new one, under another name."""
+        """Delete a claim ourselves, for a reason that is also told as an event."""
         self.warn(claim, reason, message, action="Deleting")
         pool = claim.metadata.labels.get(labels.NODEPOOL, "")
         metrics.claims_disrupted.labels(reason, pool, claim.metadata.labels.get(labels.CAPACITY_TYPE, "")).inc()
@@ -122,6 +123,7 @@ class Draft:
             for name in DEPENDENTS:
                 if self.conditions.get(name) is None:
                     self.conditions.set(name, "Unknown", AWAITING_RECONCILIATION, AWAITING_MESSAGE)
+            self.conditions.remove(DISRUPTION_REASON)  # left by a process that ended before the deletion: judged anew
 
     @property
     def key(self) -> Key:
@@ -138,6 +140,12 @@ class Draft:
             self.conditions.set(name, False, reason, message)
         if known is None or (known.status, known.reason) != ("False", reason):
             metrics.failures.labels(reason).inc()
+
+    async def disrupt(self, reason: str, message: str) -> None:
+        """End a claim whose owner still wants a machine. The reason is stored first: it is what the owner reads."""
+        self.conditions.set(DISRUPTION_REASON, True, reason, message)
+        await self.save()
+        await self.context.delete_claim(self.claim, reason, message)
 
     def since(self, condition: str) -> datetime | None:
         """When the condition got its present status."""
@@ -206,7 +214,7 @@ class Draft:
     def _announce(self, before: NodeClaim) -> None:
         """Say on the claim's event list what has just changed in its conditions."""
         for condition in _changed(before.status.conditions, self.conditions.result()):
-            if condition.type == READY or condition.reason == AWAITING_RECONCILIATION:
+            if condition.type in (READY, DISRUPTION_REASON) or condition.reason == AWAITING_RECONCILIATION:
                 continue
             message = condition.message or f"{condition.type} is {condition.status}"
             if condition.true:

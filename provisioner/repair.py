@@ -4,6 +4,7 @@ Each ends with the deletion of the claim, whose owner then makes another one. Wh
 is nearly always something else (an API server away, a cluster being stopped), so nothing is deleted unless most are well.
 """
 
+import enum
 from collections.abc import Iterable
 from datetime import timedelta
 
@@ -19,6 +20,22 @@ from provisioner.context import Context, Draft
 UNHEALTHY = timedelta(minutes=10)  # Karpenter's and AKS's own patience with a node that is not ready
 LOOK_AGAIN = timedelta(seconds=10)  # between the two looks that prove a machine gone
 UNHEALTHY_SHARE = 0.2  # Karpenter's guard: more than this at once is not the machines' fault
+
+
+class Disruption(enum.StrEnum):
+    """Why a claim is ended whose owner still wants it. `meaning` is the sentence of the docs page."""
+
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str) -> "Disruption":
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    INSTANCE_NOT_FOUND = "InstanceNotFound", "The agent pool no longer exists: somebody deleted it, or Azure took it."
+    NODE_DELETED = "NodeDeleted", "Somebody deleted the node."
+    UNHEALTHY = "Unhealthy", "The node was not ready, or was missing, for ten minutes."
 
 
 class Repair:
@@ -39,7 +56,7 @@ class Repair:
             return None
         node = self._context.node_of(draft.claim)
         if node is not None and node.metadata.deleting and draft.conditions.is_true(REGISTERED):
-            await self._context.delete_claim(draft.claim, "NodeDeleted", f"Node {node.metadata.name} is being deleted")
+            await draft.disrupt(Disruption.NODE_DELETED, f"Node {node.metadata.name} is being deleted")
             return None
         if node is not None and node.ready:
             self.forget(draft.claim.metadata.uid)
@@ -60,7 +77,7 @@ class Repair:
         first = self._gone.setdefault(uid, now)
         if now - first < LOOK_AGAIN.total_seconds():
             return LOOK_AGAIN - timedelta(seconds=now - first)
-        await self._context.delete_claim(draft.claim, "InstanceNotFound", f"Agent pool {draft.name} no longer exists")
+        await draft.disrupt(Disruption.INSTANCE_NOT_FOUND, f"Agent pool {draft.name} no longer exists")
         return LOOK_AGAIN
 
     def _foreign(self, draft: Draft, instance: Instance | None) -> timedelta | None:
@@ -79,7 +96,7 @@ class Repair:
             self._context.warn(draft.claim, "NodeRepairBlocked", blocked, action="Repairing")
             return timedelta(minutes=5)
         what = f"Node {node.metadata.name} has not been ready" if node else "There has been no node"
-        await self._context.delete_claim(draft.claim, "Unhealthy", f"{what} for {age.total_seconds() / 60:.0f} min")
+        await draft.disrupt(Disruption.UNHEALTHY, f"{what} for {age.total_seconds() / 60:.0f} min")
         return None
 
     def _unwell_for(self, draft: Draft, node: Node | None) -> timedelta:

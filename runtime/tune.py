@@ -126,6 +126,8 @@ def prepare(
 
     reporter.update(phase=Phase.LOADING)
     on = models.device(plan.accelerator)
+    for warning in models.overridden(config, on):
+        reporter.warn("ConfigIgnored", warning)
     width, context = models.read_geometry(options.weights)
     tokenizer = models.load_tokenizer(options.weights, plan, config)
     reporter.update(phase=Phase.TOKENISING)

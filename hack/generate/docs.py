@@ -6,6 +6,7 @@ from typing import Any
 from hack.generate.openapi import Schema
 from kube.api import reasons
 from provisioner.cloud import CloudError
+from provisioner.repair import Disruption
 
 SKIPPED = ("apiVersion", "kind", "metadata")
 LIMITS = ("maxLength", "maxItems", "maxProperties", "minimum", "maximum", "pattern")
@@ -47,6 +48,10 @@ def reasons_page() -> str:
     ]
     lines += ["| reason of `Launched` | meaning |", "|---|---|"]
     lines += [f"| `{error.reason}` | {_first_line(error)} |" for error in _refusals(CloudError)]
+    lines += ["", "## Why a machine was given up", ""]
+    lines += ["Its NodeClaim is deleted, and another one is made in its place.", ""]
+    lines += ["| reason of `DisruptionReason` | meaning |", "|---|---|"]
+    lines += [f"| `{reason}` | {reason.meaning} |" for reason in Disruption]
     return "\n".join(lines) + "\n"
 
 

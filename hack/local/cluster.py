@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hack.local import assets, buildah, images, network, nodes, probe, process, registry
+from hack.local import assets, buildah, images, machine, network, nodes, probe, process, registry
 from hack.local.console import say, step
 from hack.local.controlplane import ADDRESS, ControlPlane
 from hack.local.nodeconfig import NodeSpec

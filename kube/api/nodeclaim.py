@@ -2,7 +2,7 @@
 
 The types hold every field of the public schema (Karpenter v1.7), so that what they decode is the whole object; the
 schema itself, with its CEL rules, stands in `nodeclaim_schema`. Conditions: `Launched`, `Registered`, `Initialized` in
-that order, and their root `Ready`; the others appear while a claim is being terminated.
+that order, and their root `Ready`; the others appear when a claim is ended.
 """
 
 from collections.abc import Mapping
@@ -22,6 +22,9 @@ DEPENDENTS = (LAUNCHED, REGISTERED, INITIALIZED)
 DRAINED = "Drained"
 VOLUMES_DETACHED = "VolumesDetached"
 INSTANCE_TERMINATING = "InstanceTerminating"
+DISRUPTION_REASON = (
+    "DisruptionReason"  # why a provisioner ends a claim that its owner still wants; True before the deletion
+)
 
 AWAITING_RECONCILIATION = "AwaitingReconciliation"
 AWAITING_MESSAGE = "object is awaiting reconciliation"

@@ -51,8 +51,25 @@ OWNED = frozenset(
         "completion_only_loss",
         "full_determinism",
         "ignore_data_skip",
+        "packing",
+        "eval_packing",
+        "packing_strategy",
+        "logging_strategy",
+        "logging_steps",
+        "per_device_eval_batch_size",
     ]
 )
+# ModelConfig names the model again, which the plan has chosen and fetched. These of its options are read.
+MODEL_READ = frozenset(["dtype", "device_map", "trust_remote_code", "chat_template", "attn_implementation"])
+# What holds anyway: who asks for it gets it, and needs no warning.
+_SETTLED = {
+    "packing": False,
+    "logging_strategy": "steps",
+    "logging_steps": 1,
+    "local_files_only": True,
+    "force_download": False,
+    "output_loading_info": False,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,15 +192,23 @@ def _typed(section: str, body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _assemble(typed: Mapping[str, Mapping[str, Any]]) -> TrainingConfig:
     given = dict(typed.get("TrainingArguments", {}))
-    ignored = [key for key in given if key in OWNED]
-    warnings = [f"TrainingArguments.{key} is decided by the runtime; yours is not used" for key in ignored]
+    model = typed.get("ModelConfig", {})
+    warnings = [
+        *_ignored("TrainingArguments", {key: value for key, value in given.items() if key in OWNED}),
+        *_ignored("ModelConfig", {key: value for key, value in model.items() if key not in MODEL_READ}),
+    ]
     if typed.get("DataCollator"):
         warnings.append("DataCollator is not used: a causal model is trained without masked language modelling")
     return TrainingConfig(
-        model=typed.get("ModelConfig", {}),
+        model=model,
         quantization=typed.get("QuantizationConfig", {}),
         lora=typed.get("LoraConfig", {}),
         training={key: value for key, value in given.items() if key not in OWNED},
         dataset=typed.get("DatasetConfig", {}),
         warnings=tuple(warnings),
     )
+
+
+def _ignored(section: str, given: Mapping[str, Any]) -> list[str]:
+    asked = [key for key, value in given.items() if value is not None and value != _SETTLED.get(key)]
+    return [f"{section}.{key} is decided by the runtime; yours is not used" for key in asked]

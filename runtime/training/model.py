@@ -202,3 +202,23 @@ def arguments_for(on: Device, given: Mapping[str, Any]) -> dict[str, Any]:
     full = given.get("bf16") is False and given.get("fp16") is False
     half = {"bf16": on.dtype is torch.bfloat16 and not full, "fp16": on.dtype is torch.float16 and not full}
     return {**half, "use_cpu": on.cpu}
+
+
+def overridden(config: TrainingConfig, on: Device) -> list[str]:
+    """What the user asked of this device that it does not do, a sentence each."""
+    name = str(on.dtype).removeprefix("torch.")
+    half = arguments_for(on, config.training)
+    asked = {
+        f"TrainingArguments.{key}": config.training.get(key) not in (None, half[key]) for key in ("bf16", "fp16")
+    } | {
+        "QuantizationConfig.bnb_4bit_compute_dtype": _is_other(config.quantization.get("bnb_4bit_compute_dtype"), name),
+        "ModelConfig.torch_dtype": _is_other(config.model.get("dtype"), str(_dtype(config, on)).removeprefix("torch.")),
+    }
+    found = [f"{key} is not used: this device computes in {name}" for key, ignored in asked.items() if ignored]
+    if on.cpu and config.model.get("device_map") not in (None, "auto", "cpu"):
+        found.append("ModelConfig.device_map is not used: the model is trained on the CPU")
+    return found
+
+
+def _is_other(wanted: Any, used: str) -> bool:
+    return wanted not in (None, "auto") and str(wanted).removeprefix("torch.") != used

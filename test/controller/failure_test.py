@@ -122,6 +122,30 @@ async def test_a_deleted_claim_is_replaced_and_told(stage: Stage, controller: Lo
     await eventually(lambda: "NodeClaimReplaced" in {reason for _, reason, _ in stage.events()})
 
 
+@pytest.mark.parametrize("held", [True, False])  # whether the claim is still there when it is looked at
+async def test_a_claim_that_its_provisioner_ended_says_why(stage: Stage, controller: Loop, held: bool) -> None:
+    stage.create(INFERENCE)
+    claim = await stage.nodes_ready()
+    name, why = claim["metadata"]["name"], "Agent pool 7 no longer exists"
+    if held:
+        stage.hold_claim(name)
+    conditions = [(type_, "True", type_, "") for type_ in ("Launched", "Registered", "Initialized", "Ready")]
+    stage.say(claim, [*conditions, ("DisruptionReason", "True", "InstanceNotFound", why)])
+    stage.delete_claim(name)
+    fresh = await eventually(lambda: [c for c in stage.claims() if c["metadata"]["uid"] != claim["metadata"]["uid"]])
+    reason = "F InstanceNotFound"
+    await stage.reads(NodeClaimReady=reason, ResourceReady=reason, WorkspaceReady=reason)
+    following = fresh[0]["metadata"]["name"]
+    message = f"{why}; NodeClaim {following} is made in its place"
+    await eventually(lambda: stage.condition("WorkspaceReady")["message"] == message)
+    replaced = f"was deleted (InstanceNotFound: {why}); created {following}"
+    await eventually(lambda: any(each == "NodeClaimReplaced" and replaced in note for _, each, note in stage.events()))
+    if held:
+        stage.remove_claim(name)
+    stage.provision(fresh[0])
+    await stage.reads(ResourceReady="T")
+
+
 async def test_a_claim_that_takes_long_to_go_is_replaced_by_the_next_attempt(stage: Stage, controller: Loop) -> None:
     stage.create(INFERENCE)
     claim = await stage.nodes_ready()

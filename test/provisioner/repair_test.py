@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from test.expect import eventually
 from test.provisioner.conftest import Box
 
@@ -54,6 +56,19 @@ async def test_a_node_that_is_not_ready_for_ten_minutes_is_replaced(box: Box) ->
     await box.gone(name)
     assert await box.pool(name) is None
     assert "Unhealthy" in {event.reason for event in box.events(name)}
+
+
+@pytest.mark.parametrize("reason", ["NodeDeleted", "Unhealthy"])
+async def test_a_claim_that_is_ended_says_why_for_as_long_as_it_exists(box: Box, reason: str) -> None:
+    name, node = await box.ready()
+    await box.emulator.admin.configure(deleteSeconds=2)
+    if reason == "NodeDeleted":
+        box.core.delete_node(node)
+    else:
+        box.report(node, ready=False, since=_minutes_ago(11))
+    condition = await box.becomes(name, "DisruptionReason", "True", reason)
+    assert node in condition["message"]
+    await box.gone(name)
 
 
 async def test_a_node_that_is_not_ready_for_a_while_is_left_alone(box: Box) -> None:

@@ -51,6 +51,36 @@ def test_kaitos_own_file_is_accepted_and_what_is_not_used_is_said() -> None:
     assert any("DataCollator" in warning for warning in loaded.warnings)
 
 
+def warned(section: str, body: str) -> list[str]:
+    loaded = config.parse(f"training_config: {{{section}: {{{body}}}}}")
+    return [warning.partition(" ")[0].partition(".")[2] for warning in loaded.warnings]
+
+
+@pytest.mark.parametrize(
+    ("section", "body", "named"),
+    [
+        ("TrainingArguments", "packing: true", ["packing"]),
+        ("TrainingArguments", "packing: false", []),
+        ("TrainingArguments", "logging_steps: 10", ["logging_steps"]),
+        ("TrainingArguments", "logging_steps: 1, logging_strategy: steps", []),
+        ("TrainingArguments", "logging_strategy: epoch", ["logging_strategy"]),
+        ("TrainingArguments", "per_device_eval_batch_size: 8", ["per_device_eval_batch_size"]),
+        ("ModelConfig", "revision: abc, cache_dir: /x", ["revision", "cache_dir"]),
+        ("ModelConfig", "pretrained_model_name_or_path: org/other", ["pretrained_model_name_or_path"]),
+        ("ModelConfig", "local_files_only: true, force_download: false, proxies: null", []),
+        ("ModelConfig", "torch_dtype: bfloat16, device_map: auto, trust_remote_code: true", []),
+        ("ModelConfig", "chat_template: x, attn_implementation: sdpa", []),
+    ],
+)
+def test_what_would_change_nothing_is_said(section: str, body: str, named: list[str]) -> None:
+    assert warned(section, body) == named
+
+
+def test_what_is_overridden_does_not_reach_the_trainer() -> None:
+    given = "packing: false, logging_steps: 10, logging_strategy: 'no', per_device_eval_batch_size: 8"
+    assert config.parse(f"training_config: {{TrainingArguments: {{{given}}}}}").training == {}
+
+
 def test_an_absent_file_is_an_empty_one(tmp_path: Path) -> None:
     assert config.load(tmp_path / "none.yaml") == config.TrainingConfig()
     assert config.parse("") == config.parse("training_config:\n") == config.TrainingConfig()

@@ -291,6 +291,33 @@ def test_too_little_memory_means_smaller_batches_of_the_same_effect(
         assert "max_length" in status.message
 
 
+def test_a_precision_that_the_device_decides_is_said(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    job.config = CONFIG.format(more=", max_steps: 1, fp16: true, bf16: true").replace(
+        "{TrainingArguments", "{QuantizationConfig: {bnb_4bit_compute_dtype: float16}, TrainingArguments"
+    )
+    assert job.run(monkeypatch) == 0, job.status()
+    said = {warning.message.partition(" ")[0] for warning in job.status().warnings if warning.code == "ConfigIgnored"}
+    assert said == {"TrainingArguments.fp16", "QuantizationConfig.bnb_4bit_compute_dtype"}
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({}, []),
+        ({"bf16": True, "fp16": False}, []),
+        ({"fp16": True, "bf16": False}, ["bf16", "fp16"]),
+        ({"bf16": False}, ["bf16"]),
+        ({"bf16": False, "fp16": False}, []),  # full precision is a choice that every device has
+    ],
+)
+def test_only_a_precision_that_is_not_used_is_named(given: dict[str, bool], named: list[str]) -> None:
+    from runtime.training import model as models
+    from runtime.training.config import TrainingConfig
+
+    messages = models.overridden(TrainingConfig(training=given), models.device("cpu"))
+    assert [message.partition(" ")[0].partition(".")[2] for message in messages] == named
+
+
 def test_cuda_without_a_gpu_is_an_exit_of_its_own(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
