@@ -145,20 +145,21 @@ def _configuration(settings: Settings, workspace: Workspace, config: Mapping[str
     try:
         if workspace.tuning is None:
             return replace(wanted, context=_number(given, "vllm", "max-model-len", "max_model_len"))
+        sections = given.get(options.TRAINING_ROOT) or {}
         return replace(
             wanted,
             serve=workspace.tuning.on_success != "Release",
             method=workspace.tuning.method.lower() or "qlora",
-            lora_rank=_number(given, "LoraConfig", "r"),
-            micro_batch=_number(given, "TrainingArguments", "per_device_train_batch_size"),
-            max_length=_number(given, "TrainingArguments", "max_length", "max_seq_length"),
+            lora_rank=_number(sections, "LoraConfig", "r"),
+            micro_batch=_number(sections, "TrainingArguments", "per_device_train_batch_size"),
+            max_length=_number(sections, "TrainingArguments", "max_length", "max_seq_length"),
         )
     except ValueError as error:
         return Refusal(Reason.CONFIG_INVALID, f"{config_key(workspace)}: {error}")
 
 
 def _parsed(text: str, key: str) -> Mapping[str, Any] | Refusal:
-    """Parse a config file; KAITO's training configuration has one more level at its top."""
+    """Parse a config file, as far as a map at its top."""
     try:
         document = yaml.safe_load(text) if text else {}
     except yaml.YAMLError as error:
@@ -167,8 +168,7 @@ def _parsed(text: str, key: str) -> Mapping[str, Any] | Refusal:
         return Refusal(Reason.CONFIG_INVALID, f"{key}{where}: not YAML: {getattr(error, 'problem', error)}")
     if document is not None and not isinstance(document, dict):
         return Refusal(Reason.CONFIG_INVALID, f"{key}: a mapping is expected at the top")
-    document = document or {}
-    return document.get(options.TRAINING_ROOT) or document
+    return document or {}
 
 
 def _number(given: Mapping[str, Any], section: str, *names: str) -> int:

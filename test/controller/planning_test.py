@@ -42,14 +42,11 @@ def test_the_context_of_the_engines_configuration_is_planned_with() -> None:
     assert wanted == Configuration(accelerator="cpu", context=4096)
 
 
-def test_kaitos_training_configuration_is_read_with_and_without_its_top_level() -> None:
-    for text in (
-        "training_config:\n  LoraConfig:\n    r: 8\n  TrainingArguments:\n    per_device_train_batch_size: 2\n",
-        "LoraConfig:\n  r: 8\nTrainingArguments:\n  per_device_train_batch_size: 2\n",
-    ):
-        wanted = _configuration(SETTINGS, workspace(TUNING), {"training_config.yaml": text})
-        assert isinstance(wanted, Configuration)
-        assert (wanted.method, wanted.lora_rank, wanted.micro_batch) == ("qlora", 8, 2)
+def test_kaitos_training_configuration_is_planned_with() -> None:
+    text = "training_config:\n  LoraConfig:\n    r: 8\n  TrainingArguments:\n    per_device_train_batch_size: 2\n"
+    wanted = _configuration(SETTINGS, workspace(TUNING), {"training_config.yaml": text})
+    assert isinstance(wanted, Configuration)
+    assert (wanted.method, wanted.lora_rank, wanted.micro_batch) == ("qlora", 8, 2)
 
 
 def test_a_method_is_known_in_any_case() -> None:
@@ -65,7 +62,7 @@ def test_a_method_is_known_in_any_case() -> None:
         ("vllm: [", "line 1"),
         ("- a list", "mapping is expected at the top"),
         ("vllm:\n  max-model-len: true\n", "vllm.max-model-len"),
-        ("vllm: 7\n", "vllm: a mapping"),
+        ("vllm: 7\n", "vllm: a map"),
     ],
 )
 def test_a_broken_configuration_is_named_with_its_place(text: str, named: str) -> None:
@@ -95,7 +92,10 @@ def test_a_typo_in_an_engine_option_is_refused_with_the_nearest(text: str, named
     ("text", "named"),
     [
         ("training_config:\n  LoraConfg: {}\n", "did you mean LoraConfig?"),
-        ("LoraConfig:\n  lora_alhpa: 16\n", "did you mean lora_alpha?"),
+        ("training_config:\n  LoraConfig:\n    lora_alhpa: 16\n", "did you mean lora_alpha?"),
+        ("LoraConfig:\n  lora_alpha: 16\n", "LoraConfig belongs below training_config:"),
+        ("training_config: abc\n", "a map of sections is expected"),
+        ("training_config: [LoraConfig]\n", "a map of sections is expected"),
     ],
 )
 def test_a_typo_in_a_training_option_is_refused_with_the_nearest(text: str, named: str) -> None:
@@ -105,10 +105,10 @@ def test_a_typo_in_a_training_option_is_refused_with_the_nearest(text: str, name
 
 
 def test_options_are_known_however_people_write_them() -> None:
-    text = "max_probe_steps: 6\nvllm:\n  gpu_memory_utilization: 0.5\n  no-enable-prefix-caching: true\n  compilation-config.level: 3\n"
+    text = "max_probe_steps: 6\nvllm:\n  gpu_memory_utilization: 0.5\n  enable-prefix-caching: false\n  compilation-config.level: 3\n"
     wanted = _configuration(SETTINGS, workspace(INFERENCE), {"inference_config.yaml": text})
     assert isinstance(wanted, Configuration)
-    older = "TrainingArguments:\n  max_seq_length: 512\nModelConfig:\n  torch_dtype: bfloat16\n"
+    older = "training_config: {TrainingArguments: {max_seq_length: 512}, ModelConfig: {torch_dtype: bfloat16}}"
     tuned = _configuration(SETTINGS, workspace(TUNING), {"training_config.yaml": older})
     assert isinstance(tuned, Configuration)
     assert tuned.max_length == 512
