@@ -1,42 +1,39 @@
-"""A real Prometheus (Debian's package) beside the box, which finds the controllers by their pods' annotations."""
+"""A real Prometheus (Debian's package) beside the box, which scrapes the pods that ask for it by their annotations.
+
+Debian builds it without Kubernetes service discovery; so the pods are looked up here and handed over in a file.
+"""
 
 import contextlib
+import json
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import requests
 import yaml
+from kubernetes import client, config
 
 from hack.local.cluster import Box
 
 SCRAPE_SECONDS = 2
 START_SECONDS = 30.0
-# What a cluster's own Prometheus does with prometheus.io/* annotations.
-ANNOTATION = "__meta_kubernetes_pod_annotation_prometheus_io_"
+TARGETS = "targets.json"
+CONFIGURATION = {
+    "global": {"scrape_interval": f"{SCRAPE_SECONDS}s"},
+    "scrape_configs": [{"job_name": "pods", "file_sd_configs": [{"files": [TARGETS]}]}],
+}
 
 
-def configuration(kubeconfig: Path) -> dict[str, object]:
-    return {
-        "global": {"scrape_interval": f"{SCRAPE_SECONDS}s"},
-        "scrape_configs": [
-            {
-                "job_name": "pods",
-                "kubernetes_sd_configs": [{"role": "pod", "kubeconfig_file": str(kubeconfig)}],
-                "relabel_configs": [
-                    {"source_labels": [f"{ANNOTATION}scrape"], "action": "keep", "regex": "true"},
-                    {
-                        "source_labels": ["__meta_kubernetes_pod_ip", f"{ANNOTATION}port"],
-                        "separator": ":",
-                        "target_label": "__address__",
-                    },
-                    {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
-                ],
-            }
-        ],
-    }
+def targets(core: client.CoreV1Api) -> list[dict[str, object]]:
+    """Every pod of the cluster with a prometheus.io/scrape annotation, as file_sd wants it."""
+    found: list[dict[str, object]] = []
+    for pod in core.list_pod_for_all_namespaces().items:
+        asked = pod.metadata.annotations or {}
+        if asked.get("prometheus.io/scrape") == "true":
+            address = f"{pod.status.pod_ip}:{asked['prometheus.io/port']}"
+            found.append({"targets": [address], "labels": {"pod": pod.metadata.name}})
+    return found
 
 
 class Prometheus:
@@ -48,7 +45,9 @@ class Prometheus:
     def running(cls, box: Box) -> Iterator["Prometheus"]:
         folder = box.folder / "work" / "prometheus"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration(box.kubeconfig)))
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(CONFIGURATION))
+        core = client.CoreV1Api(config.new_client_from_config(config_file=str(box.kubeconfig)))
+        (folder / TARGETS).write_text(json.dumps(targets(core)))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{probe.getsockname()[1]}"
