@@ -206,19 +206,24 @@ def arguments_for(on: Device, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def overridden(config: TrainingConfig, on: Device) -> list[str]:
     """What the user asked of this device that it does not do, a sentence each."""
-    name = str(on.dtype).removeprefix("torch.")
     half = arguments_for(on, config.training)
     asked = {
-        f"TrainingArguments.{key}": config.training.get(key) not in (None, half[key]) for key in ("bf16", "fp16")
-    } | {
-        "QuantizationConfig.bnb_4bit_compute_dtype": _is_other(config.quantization.get("bnb_4bit_compute_dtype"), name),
-        "ModelConfig.torch_dtype": _is_other(config.model.get("dtype"), str(_dtype(config, on)).removeprefix("torch.")),
+        "TrainingArguments.bf16": config.training.get("bf16") not in (None, half["bf16"]),
+        "TrainingArguments.fp16": config.training.get("fp16") not in (None, half["fp16"]),
+        "QuantizationConfig.bnb_4bit_compute_dtype": _differs(
+            config.quantization.get("bnb_4bit_compute_dtype"), on.dtype
+        ),
+        "ModelConfig.torch_dtype": _differs(config.model.get("dtype"), _dtype(config, on)),
     }
+    name = str(on.dtype).removeprefix("torch.")
     found = [f"{key} is not used: this device computes in {name}" for key, ignored in asked.items() if ignored]
     if on.cpu and config.model.get("device_map") not in (None, "auto", "cpu"):
         found.append("ModelConfig.device_map is not used: the model is trained on the CPU")
     return found
 
 
-def _is_other(wanted: Any, used: str) -> bool:
-    return wanted not in (None, "auto") and str(wanted).removeprefix("torch.") != used
+def _differs(wanted: Any, used: Any) -> bool:
+    """Say whether a dtype's name, of which torch has several for some, means another than the one that is used."""
+    import torch
+
+    return wanted not in (None, "auto") and getattr(torch, str(wanted).removeprefix("torch."), None) is not used

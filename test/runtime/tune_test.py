@@ -314,7 +314,8 @@ def test_only_a_precision_that_is_not_used_is_named(given: dict[str, bool], name
     from runtime.training import model as models
     from runtime.training.config import TrainingConfig
 
-    messages = models.overridden(TrainingConfig(training=given), models.device("cpu"))
+    config = TrainingConfig(model={"dtype": "half"}, training=given)  # torch's other name of float16
+    messages = models.overridden(config, models.device("cpu"))
     assert [message.partition(" ")[0].partition(".")[2] for message in messages] == named
 
 
