@@ -24,17 +24,17 @@ CLOUD = "azure"  # whose instance types are chosen from
 
 
 def find_model(name: str) -> Model | Refusal:
-    """Look a model up in the catalogue. A hub id outside it is MODEL_UNRESOLVED: its facts must be fetched first."""
+    """Look a model up in the catalogue. A hub id outside it is MODEL_UNRESOLVED: nobody knows its sizes."""
     if found := catalogue.model(name):
         return found
-    if old := catalogue.retired().get(name.lower()):
-        advice = f"use {old.successor}, or the hub id {old.hub_id} if you need that very model"
-        return Refusal(Reason.PRESET_RETIRED, f"preset {name} is retired: {advice}")
+    by_hub_id = {old.hub_id.lower(): old for old in catalogue.retired().values()}
+    if old := catalogue.retired().get(name.lower()) or by_hub_id.get(name.lower()):
+        return Refusal(Reason.PRESET_RETIRED, f"preset {name} is retired: use {old.successor}")
+    near = _did_you_mean(catalogue.nearest_models(name))
     if "/" in name:
-        return Refusal(
-            Reason.MODEL_UNRESOLVED, f"{name} is not in the catalogue; its configuration is read from the hub"
-        )
-    return Refusal(Reason.PRESET_UNKNOWN, f"preset {name} is unknown{_did_you_mean(catalogue.nearest_models(name))}")
+        message = f"{name} is not in the catalogue; ids outside it are not supported yet"
+        return Refusal(Reason.MODEL_UNRESOLVED, message + (near or "; choose one of its presets"))
+    return Refusal(Reason.PRESET_UNKNOWN, f"preset {name} is unknown{near}")
 
 
 def find_sku(instance_type: str) -> Sku | Refusal:

@@ -22,7 +22,6 @@ from kube.api.workspace import WORKSPACES, ConditionType, DataDestination, Works
 from kube.meta import Key, Resource
 
 CATCH_UP = timedelta(seconds=1)  # insurance: the event that brings our own write queues the key too
-UNRESOLVED_SECONDS = 60.0
 
 
 class Reconciler:
@@ -114,8 +113,6 @@ class Reconciler:
         if workspace.tuning is not None and draft.conditions.get(ConditionType.TUNED) is None:
             draft.wait(ConditionType.JOB_STARTED, Reason.JOB_PENDING, "waiting for a plan")
             draft.wait(ConditionType.TUNED, Reason.TUNING, "waiting for a plan")
-        if refusal.reason == Reason.MODEL_UNRESOLVED:
-            draft.look_again(UNRESOLVED_SECONDS)
 
     async def release(self, workspace: Workspace) -> timedelta | None:
         """Workloads, then nodes; when both are gone, the finalizer. Says meanwhile what is waited for."""

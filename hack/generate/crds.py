@@ -57,11 +57,13 @@ def preset_name_rules() -> tuple[Rule, ...]:
     return (
         Rule(
             f"self.contains('/') || self.lowerAscii() in [{known}, {retired}]",
-            "unknown preset: use a hub id (org/model), or one of " + ", ".join(sorted(catalogue.aliases())),
+            "unknown preset: use one of "
+            + ", ".join(sorted(catalogue.aliases()))
+            + ", or the hub id of one (org/model)",
         ),
         Rule(
             f"!(self.lowerAscii() in [{retired}])",
-            "this preset is retired: use its hub id (org/model) if you need that very model, or a current preset",
+            "this preset is retired: use a current one",
         ),
         Rule(
             "!self.contains('/') || self.matches('^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$')",

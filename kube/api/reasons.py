@@ -38,12 +38,12 @@ class Reason(enum.StrEnum):
     )
     PRESET_UNKNOWN = (
         "PresetUnknown",
-        "Correct the preset's name; the message has the nearest names. Any hub id (`org/model`) is accepted too.",
+        "Correct the preset's name; the message has the nearest names. The hub id of a preset is accepted too.",
     )
     PRESET_RETIRED = "PresetRetired", "Use the successor in the message."
     MODEL_UNRESOLVED = (
         "ModelUnresolved",
-        "Check that the controller can reach the hub, or choose a preset of the catalogue; it is tried again.",
+        "Choose a model of the catalogue; the message has the nearest names. Hub ids outside it are not supported yet.",
     )
     MODEL_ACCESS_REQUIRED = (
         "ModelAccessRequired",
@@ -145,7 +145,8 @@ class Reason(enum.StrEnum):
     )
     MODEL_UNSUPPORTED = (
         "ModelUnsupported",
-        "The runtime cannot load this model: choose another, or set `trustRemoteCode` if its authors ask for it.",
+        "The runtime cannot load this model: choose another, or, if its authors ask for it, set `trust-remote-code` in"
+        " inference_config.yaml, below `vllm`, or `ModelConfig.trust_remote_code` in training_config.yaml.",
     )
     ACCELERATOR_MISSING = (
         "AcceleratorMissing",

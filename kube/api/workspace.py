@@ -155,7 +155,13 @@ class PresetOptions(Wire, frozen=True, kw_only=True):
 
 class Preset(Wire, frozen=True, kw_only=True):
     name: Annotated[
-        str, field("Name of a preset, or a hub id: org/model.", required=True, maxLength=128, x_rule="preset-name")
+        str,
+        field(
+            "Name of a preset of the catalogue, or its hub id: org/model. Ids outside the catalogue are not supported yet.",
+            required=True,
+            maxLength=128,
+            x_rule="preset-name",
+        ),
     ]
     revision: Annotated[
         str, field("Commit or tag of the model; absent: the catalogue's, else the newest.", maxLength=128)

@@ -213,8 +213,9 @@ def test_names_are_found_in_any_case_by_alias_and_by_hub_id() -> None:
     [
         ("phi-4-mini-instrukt", Reason.PRESET_UNKNOWN, "did you mean phi-4-mini-instruct"),
         ("falcon-7b", Reason.PRESET_RETIRED, "use mistral-7b"),
-        ("llama-2-7b-chat", Reason.PRESET_RETIRED, "meta-llama/Llama-2-7b-chat-hf"),
-        ("somebody/something", Reason.MODEL_UNRESOLVED, "read from the hub"),
+        ("meta-llama/Llama-2-7b-chat-hf", Reason.PRESET_RETIRED, "use llama-3.1-8b-instruct"),
+        ("somebody/something", Reason.MODEL_UNRESOLVED, "ids outside it are not supported yet"),
+        ("Qwen/Qwen2.5-Coder-14B-Instruct", Reason.MODEL_UNRESOLVED, "did you mean Qwen/Qwen2.5-Coder-7B-Instruct"),
     ],
 )
 def test_a_name_that_cannot_be_served_is_refused_with_the_way_on(name: str, reason: Reason, told: str) -> None:
