@@ -204,9 +204,9 @@ def choose_batch(plan: TunePlan, config: TrainingConfig, run: "Run", resume: Che
         return Batch(given["per_device_train_batch_size"], given.get("gradient_accumulation_steps") or 1, checkpointing)
     rows = (given.get("gradient_accumulation_steps") or 0) * max(plan.micro_batch, 1) or run.recipe.batch
     if plan.micro_batch or cpu:
-        return Batch(
-            *recipe.micro_batch(rows, plan.micro_batch or recipe.HOST_TOKENS // run.train.max_length), checkpointing
-        )
+        # Not by max_length, which may be a cap that no row comes near: a batch is as long as its longest row.
+        fitting = plan.micro_batch or recipe.HOST_TOKENS // run.train.typical
+        return Batch(*recipe.micro_batch(rows, fitting), checkpointing)
     from runtime.training.memory import fitting_batch
 
     return fitting_batch(run, rows, checkpointing)

@@ -156,13 +156,23 @@ class Encodings:
         return sum(len(row.input_ids) for row in self.rows)
 
     @property
+    def typical(self) -> int:
+        """The length that 99.5 % of the rows do not exceed, and no row by more than twice."""
+        lengths = sorted(len(row.input_ids) for row in self.rows)
+        return max(_typical(lengths), lengths[-1] // 2)
+
+    @property
     def learned_share(self) -> float:
         return sum(row.learned for row in self.rows) / max(self.tokens, 1)
 
 
+def _typical(lengths: Sequence[int]) -> int:
+    return lengths[int(0.995 * (len(lengths) - 1))]
+
+
 def _fitting(lengths: Sequence[int]) -> int:
     """The longest row, unless it is far beyond what 99.5 % of the rows need: one outlier sets the memory of all."""
-    typical = lengths[int(0.995 * (len(lengths) - 1))]
+    typical = _typical(lengths)
     return lengths[-1] if lengths[-1] <= 2 * typical else typical
 
 

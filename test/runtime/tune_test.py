@@ -4,6 +4,7 @@ What a data set or a configuration may look like is covered in data_test and tra
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -317,6 +318,33 @@ def test_only_a_precision_that_is_not_used_is_named(given: dict[str, bool], name
     config = TrainingConfig(model={"dtype": "half"}, training=given)  # torch's other name of float16
     messages = models.overridden(config, models.device("cpu"))
     assert [message.partition(" ")[0].partition(".")[2] for message in messages] == named
+
+
+@pytest.mark.parametrize(
+    ("lengths", "cap", "micro"),
+    [
+        ([60] * 100, 0, 4),
+        ([60] * 100, 2048, 4),  # a cap that no row comes near
+        ([300] * 999 + [590], 0, 4),  # what nearly every batch is as long as
+        ([60] * 999 + [2000], 2048, 2),  # but one long row must fit with its neighbours too
+        ([900] * 100, 0, 2),
+        ([4000] * 100, 0, 1),
+    ],
+)
+def test_on_a_cpu_the_length_of_the_rows_says_how_many_are_computed_at_once(
+    lengths: list[int], cap: int, micro: int
+) -> None:
+    from runtime.data.mask import Encoded, Encodings
+    from runtime.training import recipe
+    from runtime.training.config import TrainingConfig
+    from runtime.training.trainer import Run
+
+    rows = [Encoded([1] * length, [1] * length) for length in lengths]
+    chosen = dataclasses.replace(recipe.choose(576, 100), batch=4)
+    train = Encodings(rows, cap or max(lengths), 0, 0)
+    run = Run(Path(), TrainingConfig(), chosen, None, train, None, lambda _: {}, lambda: None, {})
+    batch = tune.choose_batch(TunePlan(model="org/tiny", accelerator="cpu"), TrainingConfig(), run, None, cpu=True)
+    assert (batch.micro, batch.accumulation) == (micro, 4 // micro)
 
 
 def test_cuda_without_a_gpu_is_an_exit_of_its_own(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
