@@ -94,17 +94,9 @@ def product_images() -> list[Image]:
     cpu = {"REQUIREMENTS": "requirements-cpu.txt", "OVERRIDE": "requirements-cpu-override.txt"}
     control_inputs = [_requirements(), *_contents([REPOSITORY / "hack" / "requirements-dev.txt"])]
     runtime_inputs = _contents(REPOSITORY / "runtime" / name for name in cpu.values())
-    control_sources = [
-        *(path for name in ("kube", "controller", "provisioner") for path in _sources(REPOSITORY / name)),
-        *(REPOSITORY / "runtime" / name for name in ("__init__.py", "contract.py")),
-    ]
     return [
-        Image("kaito/control", "dev", (_deps("control", control_inputs, {}), _code("control", control_sources))),
-        Image(
-            "kaito/runtime",
-            "dev",
-            (_deps("runtime", runtime_inputs, cpu), _code("runtime", _sources(REPOSITORY / "runtime"))),
-        ),
+        Image("kaito/control", "dev", (_deps("control", control_inputs, {}), _code("control"))),
+        Image("kaito/runtime", "dev", (_deps("runtime", runtime_inputs, cpu), _code("runtime"))),
     ]
 
 
@@ -128,6 +120,13 @@ def stage_text(dockerfile: str, stage: str) -> str:
         if re.search(rf"(?i) as {re.escape(stage)}$", lines[begin]):
             return "\n".join([*lines[: starts[0]], *lines[begin:end]])
     raise ValueError(f"the Dockerfile has no stage {stage}")
+
+
+def copied(stage: str) -> list[Path]:
+    """The files that the COPY lines of a stage take from the repository."""
+    lines = [line.split()[1:-1] for line in stage.splitlines() if line.startswith("COPY ")]
+    named = [REPOSITORY / name for names in lines for name in names]
+    return [file for path in named for file in (_sources(path) if path.is_dir() else [path])]
 
 
 def _build_parts(parts: Iterable[Part], address: str, folder: Path) -> None:
@@ -173,8 +172,9 @@ def _deps(name: str, inputs: Sequence[str], arguments: Mapping[str, str]) -> Par
     return Part(f"kaito/{name}", f"{DEPS}{_digest(words)}", build, needs_base=True)
 
 
-def _code(name: str, sources: Sequence[Path]) -> Part:
-    words = [stage_text(DOCKERFILE.read_text(), f"{name}-code"), *_contents(sources)]
+def _code(name: str) -> Part:
+    text = stage_text(DOCKERFILE.read_text(), f"{name}-code")
+    words = [text, *_contents(copied(text))]
 
     def build(images: Store, tag: str, _: str) -> None:
         images.build(DOCKERFILE, REPOSITORY, f"{name}-code", tag)

@@ -1,5 +1,6 @@
 """What decides whether an image is built again, and how two images become one. Building them is e2e's business."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,27 @@ def test_a_changed_source_changes_the_code_layer_and_not_the_deps(monkeypatch: p
     for repository, (deps, code) in after.items():
         assert deps.key == before[repository][0].key
         assert code.key != before[repository][1].key
+
+
+def test_every_file_that_the_dockerfile_copies_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[Path] = []
+    real = images._contents
+
+    def contents(paths: Iterable[Path]) -> list[str]:
+        counted.extend(listed := list(paths))
+        return real(listed)
+
+    monkeypatch.setattr(images, "_contents", contents)
+    images.product_images()
+    names = {str(path.relative_to(images.REPOSITORY)) for path in counted if path.is_relative_to(images.REPOSITORY)}
+    named = {"kube/meta.py", "runtime/contract.py", "runtime/engine/options.json", "runtime/training/options.json"}
+    assert named <= names
+
+
+def test_a_stages_sources_are_what_it_copies() -> None:
+    text = "FROM scratch AS code\nCOPY hack/local/curl/ /app/curl/\nCOPY setup.cfg Makefile /app/"
+    found = [str(path.relative_to(images.REPOSITORY)) for path in images.copied(text)]
+    assert found == ["hack/local/curl/Dockerfile", "hack/local/curl/entrypoint.sh", "setup.cfg", "Makefile"]
 
 
 def test_bytecode_is_no_source(tmp_path: Path) -> None:
