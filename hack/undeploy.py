@@ -1,8 +1,8 @@
 """Take both controllers off the cluster of the current kubeconfig: `python -m hack.undeploy --overlay aks`.
 
-Waits until no Workspace and no NodeClaim of a Workspace is left, since without the controllers their nodes would stay and
-cost money; deletes none of them itself. Then removes what the overlay installed, except kinds that are not ours: Karpenter's
-NodeClaim may have become somebody else's.
+Waits until no Workspace and no NodeClaim that the provisioner manages is left, since without the controllers their nodes
+would stay and cost money; deletes none of them itself. Then removes what the overlay installed, except kinds that are not
+ours: Karpenter's NodeClaim may have become somebody else's.
 """
 
 import argparse
@@ -14,7 +14,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
+
+from kube.api.nodeclaim import NodeClaim
+from provisioner.claims import managed
 
 ROOT = Path(__file__).resolve().parent.parent
 OUR_GROUP = "kaito.sh"
@@ -46,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def wait_until_nothing_is_left(timeout: float, pause: Callable[[float], None] = time.sleep) -> None:
-    """Return once no Workspace and no NodeClaim of one exists. Raises UndeployError when the time is over."""
+    """Return once no Workspace and no NodeClaim of ours exists. Raises UndeployError when the time is over."""
     deadline = time.monotonic() + timeout
     shown: list[str] = []
     while remaining := left():
@@ -62,8 +66,9 @@ def wait_until_nothing_is_left(timeout: float, pause: Callable[[float], None] = 
 
 
 def left() -> list[str]:
-    """Return what must be gone first: Workspaces of all namespaces, and NodeClaims that belong to one."""
-    return [*_names("workspaces.kaito.sh"), *_names("nodeclaims.karpenter.sh", "--selector", "kaito.sh/workspace")]
+    """Return what must be gone first: Workspaces of all namespaces, and NodeClaims that the provisioner manages."""
+    claims = [claim for claim in _items("nodeclaims.karpenter.sh") if managed(msgspec.convert(claim, NodeClaim))]
+    return [*_names("workspace", _items("workspaces.kaito.sh")), *_names("nodeclaim", claims)]
 
 
 def rendered(overlay: str) -> list[Document]:
@@ -82,15 +87,19 @@ def remove(documents: Sequence[Document], wait: bool = True) -> None:
         print(f"customresourcedefinition {kept['metadata']['name']} kept: it is not ours")
 
 
-def _names(resource: str, *options: str) -> list[str]:
+def _items(resource: str) -> list[Document]:
     try:
-        found = json.loads(_kubectl("get", resource, "--all-namespaces", "--output", "json", *options))
+        found = json.loads(_kubectl("get", resource, "--all-namespaces", "--output", "json"))
     except UndeployError as error:
         if NOT_SERVED in str(error):
             return []
         raise
-    kind = resource.partition(".")[0].removesuffix("s")
-    keys = ((item["metadata"].get("namespace", ""), item["metadata"]["name"]) for item in found["items"])
+    items: list[Document] = found["items"]
+    return items
+
+
+def _names(kind: str, items: Sequence[Document]) -> list[str]:
+    keys = ((item["metadata"].get("namespace", ""), item["metadata"]["name"]) for item in items)
     return [f"{kind} {'/'.join(filter(None, key))}" for key in keys]
 
 

@@ -22,7 +22,7 @@ WORKSPACE = {
     "resource": {"labelSelector": {}},
     "inference": {"preset": {"name": "phi-4"}},
 }
-CLAIM = {
+CLAIM: dict[str, Any] = {
     "apiVersion": "karpenter.sh/v1",
     "kind": "NodeClaim",
     "spec": {"nodeClassRef": {"group": "g", "kind": "k", "name": "n"}, "requirements": []},
@@ -55,12 +55,34 @@ def kubectl(plane: ControlPlane, *arguments: str | Path) -> None:
     subprocess.run(["kubectl", "--kubeconfig", plane.kubeconfig, *arguments], check=True, capture_output=True)
 
 
-def claim(api: independent.ApiClient, labels: dict[str, str]) -> dict[str, Any]:
+def claim(
+    api: independent.ApiClient, labels: dict[str, str], reference: dict[str, str] | None = None
+) -> dict[str, Any]:
     metadata = {"name": f"ws{uuid.uuid4().hex[:9]}", "labels": labels}
+    spec = CLAIM["spec"] | {"nodeClassRef": CLAIM["spec"]["nodeClassRef"] | (reference or {})}
     created: dict[str, Any] = independent.CustomObjectsApi(api).create_cluster_custom_object(
-        "karpenter.sh", "v1", "nodeclaims", CLAIM | {"metadata": metadata}
+        "karpenter.sh", "v1", "nodeclaims", CLAIM | {"metadata": metadata, "spec": spec}
     )
     return created
+
+
+@pytest.mark.parametrize(
+    ("labels", "reference", "waited_for"),
+    [
+        ({"kaito.sh/workspace": "w"}, {}, True),
+        ({"kaito.sh/ragengine": "r"}, {}, True),
+        ({}, {"group": "kaito.sh", "kind": "KaitoNodeClass"}, True),
+        ({"karpenter.sh/nodepool": "other"}, {}, False),
+    ],
+)
+def test_every_claim_that_the_provisioner_manages_is_waited_for(
+    api: independent.ApiClient, labels: dict[str, str], reference: dict[str, str], waited_for: bool
+) -> None:
+    name = claim(api, labels, reference)["metadata"]["name"]
+
+    assert undeploy.left() == ([f"nodeclaim {name}"] if waited_for else [])
+
+    independent.CustomObjectsApi(api).delete_cluster_custom_object("karpenter.sh", "v1", "nodeclaims", name)
 
 
 def test_nothing_is_removed_while_a_workspace_or_a_claim_of_one_is_left(
