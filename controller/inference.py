@@ -15,7 +15,7 @@ from controller import pods
 from controller.diagnosis import diagnose, stage
 from controller.planning import Decision
 from controller.pods import Parts
-from controller.status import Draft
+from controller.status import Draft, counted
 from controller.world import BODY, NameTaken, World, digest, metadata
 from kube.api import labels
 from kube.api.reasons import Reason
@@ -126,7 +126,8 @@ class Inference:
     async def _judge(self, workspace: Workspace, existing: StatefulSet | None, draft: Draft) -> None:
         """Ready means: every server of the newest template answers for the model and its adapters (its readiness says so)."""
         if existing is not None and rolled_out(existing):
-            draft.done(ConditionType.INFERENCE_READY, Reason.INFERENCE_READY)
+            message = f"{counted(existing.spec.replicas, 'server')} ready"
+            draft.done(ConditionType.INFERENCE_READY, Reason.INFERENCE_READY, message)
             return
         found = [pod for pod in self._world.pods_of(workspace, INFERENCE) if not ready(pod)]
         nodes = [node for name in draft.worker_nodes if (node := self._world.nodes.get(Key("", name)))]

@@ -15,7 +15,7 @@ from controller.events import Milestone
 from controller.planning import Decision, Rung
 from controller.selection import matching, node_labels
 from controller.settings import NodeClass
-from controller.status import Draft
+from controller.status import Draft, counted
 from controller.world import BODY, World, belongs
 from kube.api import labels
 from kube.api.nodeclaim import (
@@ -246,7 +246,8 @@ class Nodes:
             else:
                 self._claim_not_ready(seat[0] if seat else None, self._failures.get(place), draft)
                 return False
-        draft.done(ConditionType.NODE_CLAIM_READY, Reason.NODE_CLAIMS_READY)
+        message = f"{counted(len(seats), 'NodeClaim')} ready"
+        draft.done(ConditionType.NODE_CLAIM_READY, Reason.NODE_CLAIMS_READY, message)
         nodes = [node for name in named if (node := self._world.nodes.get(Key("", name)))]
         return self._judge_nodes(rung, nodes, draft)
 
@@ -271,8 +272,9 @@ class Nodes:
         ready = [node for node in nodes if node.ready and not node.metadata.deleting]
         equipped = [node for node in ready if gpus(node, rung.gpu_resource) >= rung.gpus_per_node]
         if len(equipped) >= rung.nodes:
-            draft.done(ConditionType.NODES_READY, Reason.NODES_READY)
-            draft.done(ConditionType.RESOURCE_READY, Reason.RESOURCES_READY)
+            message = f"{counted(len(equipped), 'node')} ready with {'its' if len(equipped) == 1 else 'their'} GPUs"
+            draft.done(ConditionType.NODES_READY, Reason.NODES_READY, message)
+            draft.done(ConditionType.RESOURCE_READY, Reason.RESOURCES_READY, message)
             return True
         if len(ready) < rung.nodes:
             reason, message = Reason.NODE_NOT_READY, f"{len(ready)} of {rung.nodes} nodes are ready"

@@ -89,6 +89,11 @@ class Draft:
             self.milestones.append(Milestone(event, str(reason), message, type_))
 
 
+def counted(number: int, noun: str) -> str:
+    """Begin a sentence about so many of a thing: 1 node is, 2 nodes are."""
+    return f"1 {noun} is" if number == 1 else f"{number} {noun}s are"
+
+
 def condition_of(workspace: Workspace, type_: ConditionType) -> Condition | None:
     """Return a stored condition."""
     return next((condition for condition in workspace.status.conditions if condition.type == type_), None)

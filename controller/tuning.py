@@ -29,6 +29,7 @@ TUNING = "tuning"  # the component label of its pods
 GRACE_SECONDS = 300  # a step is finished and a checkpoint pushed
 BACKOFF_LIMIT = 3
 VOLUME_MESSAGE = "the adapter is in the output volume"
+STARTED_MESSAGE = "training has begun"
 
 # What somebody may mend outside of the Workspace: the Job is tried again by itself, after 1, 2, 4, 8, 10 … minutes.
 MENDABLE = frozenset(
@@ -61,7 +62,7 @@ class Tuning:
     ) -> bool:
         """Bring the training about as far as possible now. Return whether its result is there and its GPUs are free."""
         if tuned_for(workspace, result_hash(spec, decision)):
-            draft.done(ConditionType.JOB_STARTED, Reason.JOB_STARTED)
+            draft.done(ConditionType.JOB_STARTED, Reason.JOB_STARTED, STARTED_MESSAGE)
             draft.done(ConditionType.TUNED, Reason.TUNED, draft.reason_of(ConditionType.TUNED)[1])
             return self._free(workspace)
         if draft.conditions.is_true(ConditionType.TUNED):
@@ -103,7 +104,10 @@ class Tuning:
         inputs = job_hash(spec, decision)
         if job is not None and not owned(job, workspace):
             raise NameTaken(f"Job {workspace.metadata.name} exists and is not this Workspace's")
-        if job is not None and (job.metadata.annotations.get(labels.INPUTS) != inputs or self._due(workspace, job)):
+        outdated = job is not None and job.metadata.annotations.get(labels.INPUTS) != inputs
+        if outdated:
+            draft.tuning = None  # its steps are those of another training
+        if job is not None and (outdated or self._due(workspace, job)):
             await self._world.delete(JOBS, job)
             return None
         if job is not None:
@@ -142,7 +146,7 @@ class Tuning:
         if live is not None:
             draft.tuning = progressed(draft.tuning, live)
         if current is not None and main_started(current, workspace.metadata.name):
-            draft.done(ConditionType.JOB_STARTED, Reason.JOB_STARTED)
+            draft.done(ConditionType.JOB_STARTED, Reason.JOB_STARTED, STARTED_MESSAGE)
         elif draft.conditions.is_true(ConditionType.JOB_STARTED):
             pass  # between two pods of a Job that goes on
         elif problem is not None:
@@ -164,8 +168,8 @@ class Tuning:
         before = draft.tuning or TuningStatus()
         known = progressed(before, report) if report else before
         draft.tuning = msgspec.structs.replace(known, eta="", artifact=artifact, inputs=result_hash(spec, decision))
-        draft.done(ConditionType.JOB_STARTED, Reason.JOB_STARTED)
-        draft.done(ConditionType.TUNED, Reason.TUNED, tuned_message(artifact))
+        draft.done(ConditionType.JOB_STARTED, Reason.JOB_STARTED, STARTED_MESSAGE)
+        draft.done(ConditionType.TUNED, Reason.TUNED, tuned_message(artifact, before, report))
         self._backoff.forget(workspace.metadata.uid)
         self._not_before.pop(workspace.metadata.uid, None)
 
@@ -215,8 +219,16 @@ def tuned_for(workspace: Workspace, inputs: str) -> bool:
     return condition is not None and condition.true and made_from == inputs
 
 
-def tuned_message(artifact: Artifact) -> str:
-    return f"{artifact.ref} {artifact.digest}".strip() or VOLUME_MESSAGE
+def tuned_message(artifact: Artifact, before: TuningStatus, report: contract.Status | None) -> str:
+    """Say where the result is and how long was trained. Training ends before its last step only where that is of use."""
+    where = f"{artifact.ref} {artifact.digest}".strip() or VOLUME_MESSAGE
+    if report is None or not report.step:
+        return where
+    if report.step < before.total_steps:
+        return (
+            f"{where}; stopped at step {report.step} of {before.total_steps}: the held-out rows had stopped profiting"
+        )
+    return f"{where}; {report.step} steps"
 
 
 def progressed(before: TuningStatus | None, live: contract.Status) -> TuningStatus:

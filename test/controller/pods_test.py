@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from controller.inference import pinned
 from controller.planning import Decision, Rung
-from controller.tuning import job_hash, progressed, result_hash, short
+from controller.tuning import job_hash, progressed, result_hash, short, tuned_message
 from kube.api.workspace import Artifact, TuningSpec, TuningStatus
 from runtime import contract
 from test.controller.stage import TUNING
@@ -70,6 +70,21 @@ def test_durations_are_short(seconds: float) -> None:
 
 def test_durations_read_as_people_say_them() -> None:
     assert [short(seconds) for seconds in (4, 95, 3900)] == ["4s", "1m35s", "1h5m"]
+
+
+@pytest.mark.parametrize(
+    ("planned", "made", "told"),
+    [
+        (171, 75, "; stopped at step 75 of 171: the held-out rows had stopped profiting"),
+        (171, 171, "; 171 steps"),
+        (0, 75, "; 75 steps"),  # nobody asked while it ran
+        (171, 0, ""),  # pushed by a pod that did not train
+    ],
+)
+def test_what_was_made_is_told_with_its_steps(planned: int, made: int, told: str) -> None:
+    report = contract.Status(phase="Succeeded", step=made, total_steps=made)
+    artifact = Artifact(ref="r/a:1", digest="sha256:1")
+    assert tuned_message(artifact, TuningStatus(total_steps=planned), report) == "r/a:1 sha256:1" + told
 
 
 def test_steps_never_go_back() -> None:

@@ -130,6 +130,24 @@ async def test_tuned_and_the_server_is_starting(stage: Stage, controller: Loop) 
     assert "sha256:" + "12" * 32 in stage.condition("Tuned")["message"]
 
 
+async def test_every_condition_that_holds_says_what_it_means(stage: Stage, controller: Loop) -> None:
+    stage.create(TUNING)
+    digest = "sha256:" + "34" * 32
+    await stage.tuned(digest)
+    await stage.serving()
+    holding = {c["type"]: c["message"] for c in stage.status()["conditions"] if c["status"] == "True"}
+    assert holding == {
+        "NodeClaimReady": "1 NodeClaim is ready",
+        "NodesReady": "1 node is ready with its GPUs",
+        "ResourceReady": "1 node is ready with its GPUs",
+        "JobStarted": "training has begun",
+        "Tuned": f"private.example/team/adapter:1 {digest}; 40 steps",
+        "InferenceReady": "1 server is ready",
+        **dict.fromkeys(("WorkspaceReady", "Ready", "WorkspaceSucceeded"), holding["WorkspaceReady"]),
+    }
+    assert not [(reason, note) for _, reason, note in stage.events() if note == reason]
+
+
 async def test_tuned_and_serving(stage: Stage, controller: Loop) -> None:
     stage.create(TUNING)
     await stage.tuned()
