@@ -1,5 +1,7 @@
-"""The controller's own figures. KAITO's names where it has one; every series exists from the first scrape.
+"""The controller's own figures. KAITO's names where it has one.
 
+Every series whose labels are known beforehand exists from the first scrape, so that a first failure is an increase. The
+presets of `kaito_workspace_preset_count` are not: a preset has a series while a Workspace uses it.
 `kaito_workspace_count` is computed while scraping, from the store; nothing is counted on the way of a reconcile but
 moments that happen once.
 """
