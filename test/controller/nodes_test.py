@@ -8,8 +8,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.claims import claim_name, duration, progress_of, seated
 from controller.loop import Loop
-from controller.nodes import claim_name, duration, progress_of, seated
 from controller.selection import matching, node_labels, node_selection, selects
 from kube.api.nodeclaim import NodeClaim
 from kube.api.workload import Node
