@@ -43,6 +43,12 @@ def await_reason(session: Session, name: str, reason: str, timeout: float) -> Ma
     return root(session.await_workspace(name, lambda found: root(found).get("reason") == reason, timeout))
 
 
+def replacement(core: client.CoreV1Api, name: str) -> str:
+    """What the Workspace's events say about a NodeClaim that was replaced."""
+    events = core.list_namespaced_event("default", field_selector=f"involvedObject.name={name}").items
+    return " ".join(event.message for event in events if event.reason == "NodeClaimReplaced")
+
+
 def await_nodes(session: Session, name: str, timeout: float = 120) -> list[str]:
     ready = session.await_workspace(name, lambda found: condition(found, "ResourceReady") == "True", timeout)
     return list(ready["status"]["workerNodes"])
@@ -86,22 +92,28 @@ def test_a_capacity_refusal_is_named_and_heals_when_capacity_comes_back(session:
     await_nodes(session, "no-capacity", 240)
 
 
-def test_an_agent_pool_deleted_behind_our_back_is_named_and_replaced(session: Session, arm: Arm) -> None:
+def test_an_agent_pool_deleted_behind_our_back_is_named_and_replaced(
+    session: Session, arm: Arm, core: client.CoreV1Api
+) -> None:
     apply(session, inference("lost-pool"))
     before = await_nodes(session, "lost-pool")
     (pool,) = arm.pools()
     arm.delete_pool(pool)
     session.await_workspace("lost-pool", lambda found: condition(found, "ResourceReady") == "False", 120)
     assert await_nodes(session, "lost-pool", 240) != before
+    assert "InstanceNotFound" in replacement(core, "lost-pool")
 
 
-def test_a_deleted_node_is_replaced_and_its_agent_pool_goes(session: Session, arm: Arm) -> None:
+def test_a_deleted_node_is_named_and_replaced_and_its_agent_pool_goes(
+    session: Session, arm: Arm, core: client.CoreV1Api
+) -> None:
     apply(session, inference("lost-node"))
     (node,) = await_nodes(session, "lost-node")
     (pool,) = arm.pools()
     session.shell.run(f"kubectl delete node {node} --wait=false")
     session.await_workspace("lost-node", lambda found: node not in found["status"].get("workerNodes", []), 120)
     assert await_nodes(session, "lost-node", 240) != [node]
+    assert "NodeDeleted" in replacement(core, "lost-node")
     session.await_workspace("lost-node", lambda _: pool not in arm.pools(), 60)
 
 
@@ -121,7 +133,7 @@ def test_a_tuning_says_what_is_wrong_step_by_step_heals_and_then_gives_its_node_
     apply(session, manifest)
     said = await_reason(session, TUNING, "DatasetInvalid", 300)
     assert "broken.jsonl" in said["message"]
-    assert session.workspace(TUNING)["status"]["state"] == "Failed"
+    session.await_workspace(TUNING, lambda found: found["status"]["state"] == "Failed", 30)  # once its Job says so
 
     manifest["tuning"]["input"]["urls"] = ["http://198.18.0.1:9/facts.parquet"]  # port 9, discard: nobody listens
     apply(session, manifest)
