@@ -16,8 +16,13 @@ from kubernetes import config, watch
 
 from hack.local.controlplane import ControlPlane
 from kube.client import Client
+from test import profile
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure() -> None:
+    profile.load()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from test import profile
 from test.runtime.registry import Registry, running
+
+
+def pytest_configure() -> None:
+    profile.load()
 
 
 @pytest.fixture
