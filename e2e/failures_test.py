@@ -101,7 +101,9 @@ def test_an_agent_pool_deleted_behind_our_back_is_named_and_replaced(
     arm.delete_pool(pool)
     session.await_workspace("lost-pool", lambda found: condition(found, "ResourceReady") == "False", 120)
     assert await_nodes(session, "lost-pool", 240) != before
-    assert "InstanceNotFound" in replacement(core, "lost-pool")
+    # Azure takes the pool's node away as well; which of the two the provisioner sees first is not ours to say.
+    said = replacement(core, "lost-pool")
+    assert "InstanceNotFound" in said or "NodeDeleted" in said
 
 
 def test_a_deleted_node_is_named_and_replaced_and_its_agent_pool_goes(
