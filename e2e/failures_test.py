@@ -11,15 +11,14 @@ import yaml
 from kubernetes import client
 
 from e2e.arm import Arm
-from hack.local.session import PRESET, Session, condition
+from hack.local.session import PRESET, Session, condition, condition_of
 from hack.local.shell import CommandFailed
 
 TUNING = "tuning-released"
 
 
 def root(workspace: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = [c for c in workspace.get("status", {}).get("conditions", []) if c["type"] == "WorkspaceReady"]
-    return found[0] if found else {}
+    return condition_of(workspace, "WorkspaceReady")
 
 
 def inference(name: str, *, preset: str = PRESET, instance_type: str = "Standard_NC6s_v3") -> dict[str, Any]:

@@ -6,11 +6,9 @@ end the box too, after showing the reason, what a user would have looked at, and
 
 import argparse
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from hack.local import assets, cluster, dataset, figures, images, model
 from hack.local.controlplane import ADDRESS
@@ -107,8 +105,3 @@ def cached_mib() -> float:
     """What earlier runs left on the disk for the next: caches, environments, the registries' storage."""
     folders = [assets.cache(), cluster.REPOSITORY / "build", *cluster.REPOSITORY.glob(".venv*")]
     return sum(folder_mib(folder) for folder in folders)
-
-
-if __name__ == "__main__":
-    os.chdir(Path(__file__).parents[2])
-    sys.exit(main())

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kubernetes import client, config
 
@@ -73,8 +74,7 @@ def _claim_delays(recorder: Recorder, kubeconfig: Path) -> Iterator[float]:
 
 
 def _ready_delays(recorder: Recorder, kubeconfig: Path) -> Iterator[float]:
-    custom = client.CustomObjectsApi(config.new_client_from_config(config_file=str(kubeconfig)))
-    for claim in custom.list_cluster_custom_object("karpenter.sh", "v1", "nodeclaims")["items"]:
+    for claim in _claims(kubeconfig):
         node = claim.get("status", {}).get("nodeName", "")
         moments = [recorder.when("Node", node, "Ready"), recorder.when("Node", node, "Gpus")]
         ready = recorder.when("NodeClaim", claim["metadata"]["name"], "Ready")
@@ -93,6 +93,11 @@ def _workspace_delays(recorder: Recorder) -> Iterator[float]:
 
 def _owners(kubeconfig: Path) -> dict[str, str]:
     """NodeClaim name → Workspace name, of the claims that exist now."""
+    named = [claim["metadata"] for claim in _claims(kubeconfig)]
+    return {metadata["name"]: metadata["labels"].get("kaito.sh/workspace", "") for metadata in named}
+
+
+def _claims(kubeconfig: Path) -> list[dict[str, Any]]:
     custom = client.CustomObjectsApi(config.new_client_from_config(config_file=str(kubeconfig)))
-    claims = custom.list_cluster_custom_object("karpenter.sh", "v1", "nodeclaims")["items"]
-    return {claim["metadata"]["name"]: claim["metadata"]["labels"].get("kaito.sh/workspace", "") for claim in claims}
+    found: list[dict[str, Any]] = custom.list_cluster_custom_object("karpenter.sh", "v1", "nodeclaims")["items"]
+    return found

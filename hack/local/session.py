@@ -134,7 +134,7 @@ class Session:
                 workspace = self.workspace(name)
                 if done(workspace):
                     return workspace
-                said = message(workspace, "WorkspaceReady")
+                said = str(condition_of(workspace, "WorkspaceReady").get("message", ""))
                 if said != shown and now >= due:
                     self.shell.say(f"  … {said}")
                     shown, due = said, now + SHOW_SECONDS
@@ -284,16 +284,14 @@ class Session:
                 self.shell.say(f"  {error}")
 
 
+def condition_of(item: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """One condition of an object; empty where it is absent."""
+    return next((c for c in item.get("status", {}).get("conditions", []) if c["type"] == kind), {})
+
+
 def condition(item: Mapping[str, Any], kind: str) -> str:
     """Status of one condition; "" where it is absent."""
-    found = [c["status"] for c in item.get("status", {}).get("conditions", []) if c["type"] == kind]
-    return found[0] if found else ""
-
-
-def message(item: Mapping[str, Any], kind: str) -> str:
-    """Message of one condition; "" where it is absent."""
-    found = [c.get("message", "") for c in item.get("status", {}).get("conditions", []) if c["type"] == kind]
-    return str(found[0]) if found else ""
+    return str(condition_of(item, kind).get("status", ""))
 
 
 class _WatchedTable:
