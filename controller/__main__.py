@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
+import uuid
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
@@ -46,7 +47,15 @@ async def run(settings: Settings) -> None:
     async with await Client.connect(user_agent="workspace-controller", kubeconfig=settings.kubeconfig) as client:
         elector = None
         if settings.leader_elect:
-            elector = LeaderElector(client, Key(settings.pod_namespace, LEASE), settings.pod_name)
+            elector = LeaderElector(
+                client,
+                Key(settings.pod_namespace, LEASE),
+                # Not the pod's name alone: a container that is restarted in its pod must not pass for its predecessor.
+                f"{settings.pod_name}_{uuid.uuid4()}",
+                lease_duration=settings.lease_duration,
+                renew_deadline=settings.renew_deadline,
+                retry_period=settings.retry_period,
+            )
             client.guard = elector.may_write
         loop = Loop(client, settings)
         async with await health.serve("", settings.port, checks={"stores": loop.synced}):

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from kube.lease import check_durations
 from runtime.contract import Accelerator
 
 PROVISIONERS = ("auto-provisioning", "byo")
@@ -51,6 +52,9 @@ class Settings:
     allowed_address_ranges: tuple[str, ...] = ()
     hub_endpoint: str = ""
     leader_elect: bool = True
+    lease_duration: float = 15.0
+    renew_deadline: float = 10.0
+    retry_period: float = 2.0
     workers: int = 16
     port: int = 8080
     log_level: str = "info"
@@ -77,6 +81,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     given = parser(environment).parse_args(arguments)
     if not given.runtime_image:
         raise SettingsError("--runtime-image is required: the image that pods on GPU nodes run")
+    lease_duration, renew_deadline, retry_period = _lease(given)
     return Settings(
         runtime_image=given.runtime_image,
         weights_registry=given.weights_registry.rstrip("/"),
@@ -87,6 +92,9 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         allowed_address_ranges=_ranges(given.allowed_address_ranges),
         hub_endpoint=_endpoint(given.hub_endpoint),
         leader_elect=_flag("--leader-elect", given.leader_elect),
+        lease_duration=lease_duration,
+        renew_deadline=renew_deadline,
+        retry_period=retry_period,
         workers=_number("--workers", given.workers, 1, 1000),
         port=_number("--port", given.port, 0, 65535),
         log_level=_one_of("--log-level", given.log_level.lower(), LOG_LEVELS),
@@ -125,6 +133,9 @@ def parser(environment: Mapping[str, str] = os.environ) -> argparse.ArgumentPars
     add("allowed-address-ranges", "", "private ranges that data URLs may reach, comma-separated", "CIDR,…")
     add("hub-endpoint", "", "mirror of the model hub; none = https://huggingface.co", "URL")
     add("leader-elect", "true", "act only while holding the Lease", "true|false")
+    add("leader-elect-lease-duration", "15", "after that without a renewal another replica takes over", "SECONDS")
+    add("leader-elect-renew-deadline", "10", "after that without a renewal the leader ends", "SECONDS")
+    add("leader-elect-retry-period", "2", "between two attempts to renew or to acquire the Lease", "SECONDS")
     add("workers", "16", "Workspaces reconciled at once", "N")
     add("port", "8080", "port of /metrics, /healthz and /readyz", "PORT")
     add("log-level", "info", "least severe level that is logged", "|".join(LOG_LEVELS))
@@ -140,6 +151,23 @@ def _one_of(flag: str, value: str, allowed: Sequence[str]) -> str:
 
 def _flag(flag: str, value: str) -> bool:
     return _one_of(flag, value.lower(), ("true", "false")) == "true"
+
+
+def _lease(given: argparse.Namespace) -> tuple[float, float, float]:
+    names = ("leader-elect-lease-duration", "leader-elect-renew-deadline", "leader-elect-retry-period")
+    duration, deadline, period = (_seconds(f"--{name}", getattr(given, name.replace("-", "_"))) for name in names)
+    try:
+        check_durations(duration, deadline, period)
+    except ValueError as error:
+        raise SettingsError(f"{', '.join(f'--{name}' for name in names)}: {error}") from error
+    return duration, deadline, period
+
+
+def _seconds(flag: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise SettingsError(f"{flag} is {value!r}; it must be a number of seconds") from None
 
 
 def _number(flag: str, value: str, least: int, most: int) -> int:

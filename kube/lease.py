@@ -51,6 +51,15 @@ class Lease(Object, frozen=True, kw_only=True):
 LEASES = Resource(Lease, "coordination.k8s.io", "v1", "leases", "Lease")
 
 
+def check_durations(lease_duration: float, renew_deadline: float, retry_period: float) -> None:
+    """Raise ValueError where no time would be left to retry a renewal, or in which nobody writes."""
+    if not math.inf > lease_duration > renew_deadline > JITTER * retry_period > 0:
+        raise ValueError(
+            f"a lease of {lease_duration:g} s must outlast its renew deadline of {renew_deadline:g} s, "
+            f"and that must outlast {JITTER:g} retry periods of {retry_period:g} s"
+        )
+
+
 class LeaderElector:
     """One candidate. `identity` must be unique among the candidates, also across restarts of a pod.
 
@@ -68,8 +77,7 @@ class LeaderElector:
         retry_period: float = 2.0,
         clock: Clock | None = None,
     ) -> None:
-        if not lease_duration > renew_deadline > JITTER * retry_period > 0:
-            raise ValueError("a lease must outlast its renew deadline, and that several retry periods")
+        check_durations(lease_duration, renew_deadline, retry_period)
         self._client = client
         self._key = lease
         self._identity = identity

@@ -60,7 +60,14 @@ async def run(settings: Settings) -> None:
         await refuse_rival(client)
         # Not the pod's name alone: a container that is restarted in its pod must not pass for its predecessor.
         identity = f"{settings.identity}_{uuid.uuid4()}"
-        elector = LeaderElector(client, Key(settings.lease_namespace, settings.lease_name), identity)
+        elector = LeaderElector(
+            client,
+            Key(settings.lease_namespace, settings.lease_name),
+            identity,
+            lease_duration=settings.leader_elect_lease_duration,
+            renew_deadline=settings.leader_elect_renew_deadline,
+            retry_period=settings.leader_elect_retry_period,
+        )
         terms: list[Loop] = []
         ready = {"synced": lambda: not terms or terms[-1].synced}
         async with await health.serve(settings.address, settings.port, checks=ready):

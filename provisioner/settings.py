@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from kube.lease import check_durations
+
 CREDENTIALS = ("workload-identity", "managed-identity", "client-secret", "none")
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
@@ -59,6 +61,24 @@ OPTIONS = (
     Option(
         "leader_elect", ("LEADER_ELECT",), True, "work only while holding the lease; needed for more than one replica"
     ),
+    Option(
+        "leader_elect_lease_duration",
+        ("LEADER_ELECT_LEASE_DURATION",),
+        15.0,
+        "seconds without a renewal after which another replica takes over",
+    ),
+    Option(
+        "leader_elect_renew_deadline",
+        ("LEADER_ELECT_RENEW_DEADLINE",),
+        10.0,
+        "seconds without a renewal after which the leader ends",
+    ),
+    Option(
+        "leader_elect_retry_period",
+        ("LEADER_ELECT_RETRY_PERIOD",),
+        2.0,
+        "seconds between two attempts to renew or to acquire the lease",
+    ),
     Option("lease_namespace", ("LEADER_ELECTION_NAMESPACE", "POD_NAMESPACE"), "kaito-system", "where the lease is"),
     Option("lease_name", ("LEADER_ELECTION_NAME",), "kaito-node-provisioner", "name of the lease"),
     Option("identity", ("POD_NAME",), "", "name of this replica in the lease and in events; empty: the host's name"),
@@ -102,6 +122,9 @@ class Settings:
     ca_bundle: str = ""
     kubeconfig: str = ""
     leader_elect: bool = True
+    leader_elect_lease_duration: float = 15.0
+    leader_elect_renew_deadline: float = 10.0
+    leader_elect_retry_period: float = 2.0
     lease_namespace: str = "kaito-system"
     lease_name: str = "kaito-node-provisioner"
     identity: str = ""
@@ -181,6 +204,7 @@ def _completed(values: dict[str, Any]) -> dict[str, Any]:
     if values["credential"] not in CREDENTIALS:
         raise ValueError(f"--credential: {values['credential']!r} is none of {', '.join(CREDENTIALS)}")
     _check_credential(values)
+    check_durations(*(values[f"leader_elect_{each}"] for each in ("lease_duration", "renew_deadline", "retry_period")))
     values["arm_audience"] = values["arm_audience"] or values["arm_endpoint"]
     values["identity"] = values["identity"] or socket.gethostname()
     return values

@@ -14,6 +14,7 @@ def test_the_defaults_are_those_of_production() -> None:
     settings = parse(IMAGE, {})
     assert settings.accelerator == "cuda"
     assert settings.leader_elect
+    assert (settings.lease_duration, settings.renew_deadline, settings.retry_period) == (15, 10, 2)
     assert not settings.byo
     assert settings.node_class == NodeClass("kaito.sh", "KaitoNodeClass", "default")
     assert settings.node_class.kaito
@@ -39,6 +40,9 @@ def test_a_flag_wins_over_the_environment() -> None:
         (["--workers", "0"], "from 1"),
         (["--leader-elect", "maybe"], "true, false"),
         (["--ca-bundle", "/nowhere.pem"], "/nowhere.pem"),
+        (["--leader-elect-lease-duration", "a while"], "number of seconds"),
+        (["--leader-elect-lease-duration", "10"], "must outlast its renew deadline"),
+        (["--leader-elect-renew-deadline", "nan"], "must outlast its renew deadline"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(arguments: list[str], named: str) -> None:

@@ -51,6 +51,7 @@ def test_the_best_credential_that_is_there_is_used(environment: dict[str, str], 
         (["--credential", "client-secret"], "AZURE_CLIENT_SECRET"),
         (["--port", "http"], "is not a int"),
         (["--leader-elect", "perhaps"], "is not a bool"),
+        (["--leader-elect-lease-duration", "10"], "must outlast its renew deadline"),
         (["--arm-endpoint", "http://arm"], "must be https"),
     ],
 )
