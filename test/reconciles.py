@@ -1,0 +1,40 @@
+"""Making a controller reconcile again and again, and counting how often it did."""
+
+import functools
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+
+from kube.meta import Key
+from kube.queue import WorkQueue
+from test.expect import eventually
+
+
+def count_runs(monkeypatch: pytest.MonkeyPatch, reconciler: type[Any]) -> Counter[Key]:
+    """From now on, how many reconciles of each key have ended, whatever their outcome."""
+    ended: Counter[Key] = Counter()
+    original = reconciler.reconcile
+
+    async def counted(self: Any, key: Key) -> Any:
+        try:
+            return await original(self, key)
+        finally:
+            ended[key] += 1
+
+    monkeypatch.setattr(reconciler, "reconcile", counted)
+    return ended
+
+
+async def repeat(queue: WorkQueue[Key], keys: Collection[Key], runs: Counter[Key], times: int) -> None:
+    """Have every key reconciled `times` more."""
+    for _ in range(times):
+        before = Counter(runs)
+        for key in keys:
+            queue.add(key)
+        await eventually(functools.partial(_all_ran, keys, runs, before))
+
+
+def _all_ran(keys: Collection[Key], runs: Counter[Key], before: Counter[Key]) -> bool:
+    return all(runs[key] > before[key] for key in keys)
