@@ -1,6 +1,7 @@
 """Building images with buildah in a store of our own that is removed afterwards; what was built lives in the registry.
 
-Knows nothing of which images there are.
+An image leaves buildah as a folder of blobs and not as an image of the store, which would hold two more copies of each
+layer while it is committed: gigabytes. Knows nothing of which images there are.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from hack.local.console import run, run_with_progress
 from hack.local.process import OWNER_MARK, BoxError
 
 # Read by containerd since 1.5; a third of gzip's time at the same size.
-COMPRESSION = ("--compression-format", "zstd", "--compression-level", "1")
+COMPRESSION = ("--dest-compress-format", "zstd", "--dest-compress-level", "1")
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -29,9 +30,12 @@ class Store:
     scratch: Path
     box: Path
 
-    def build(
-        self, dockerfile: Path, context: Path, target: str, tag: str, arguments: Mapping[str, str] | None = None
-    ) -> None:
+    @property
+    def image(self) -> Path:
+        """The image that was built last, until it is pushed."""
+        return self.root.parent / "image"
+
+    def build(self, dockerfile: Path, context: Path, target: str, arguments: Mapping[str, str] | None = None) -> None:
         """Build one stage of a Dockerfile. The machine's CA bundle is visible to it as a secret and not kept."""
         options = ["--isolation", "chroot", "--format", "oci", "--layers=false", "--tls-verify=false"]
         if CA_BUNDLE.exists():
@@ -40,21 +44,25 @@ class Store:
             options += ["--build-arg", f"{key}={value}"]
         if target:
             options += ["--target", target]
-        command = [*self._buildah(), "build", *options, "--tag", tag, "--file", dockerfile, context]
-        run_with_progress(f"building {tag}", command, environment=self.environment())
+        command = [*self._buildah(), "build", *options, "--tag", f"dir:{self.image}", "--file", dockerfile, context]
+        run_with_progress(f"building {target or context.name}", command, environment=self.environment())
 
-    def import_tree(self, tree: Path, tag: str) -> None:
+    def import_tree(self, tree: Path) -> None:
         """Make an image of one layer from a folder that is a root file system."""
         container = self.run("from", "scratch").strip()
         self.run("copy", "--quiet", container, tree, "/")
-        self.run("commit", "--quiet", "--rm", "--format", "oci", container, tag)
+        self.commit(container)
 
-    def push(self, tag: str, destination: str, *, compress: bool = True) -> None:
-        """Push to a registry on loopback. Uncompressed layers keep the digest of what they contain."""
-        compression = COMPRESSION if compress else ("--disable-compression",)
-        options = ("--format", "oci", "--tls-verify=false", *compression)
-        command = [*self._buildah(), "push", *options, tag, f"docker://{destination}"]
+    def commit(self, container: str) -> None:
+        """Make an image of a working container, which ends with it."""
+        self.run("commit", "--quiet", "--rm", "--format", "oci", container, f"dir:{self.image}")
+
+    def push(self, destination: str) -> None:
+        """Push the image that was built last to a registry on loopback, and drop it here."""
+        command = ["skopeo", "copy", "--dest-tls-verify=false", *COMPRESSION]
+        command += [f"dir:{self.image}", f"docker://{destination}"]
         run_with_progress(f"pushing {destination}", command, environment=self.environment())
+        shutil.rmtree(self.image)
 
     def run(self, *words: str | Path) -> str:
         return run(*self._buildah(), *words, environment=self.environment())

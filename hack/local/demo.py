@@ -28,10 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     try:
         cached = cached_mib()
-        meter = Meter(cluster.REPOSITORY).start()
+        meter = Meter(cluster.REPOSITORY, "0. The box and its images").start()
         with cluster.running(keep=options.keep) as box:
-            run(box, started)
-        for figure in figures.machine(meter.stop(), cached):
+            run(box, started, meter)
+        meter.stop()
+        for figure in figures.machine(meter.memory, meter.disk, cached):
             print(figure)
     except (StepFailed, CommandFailed, cluster.BoxError) as error:
         print(f"\nThe demo failed: {error}\nLogs: {cluster.logs_folder()}", file=sys.stderr)
@@ -43,11 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def run(box: cluster.Box, started: float) -> None:
+def run(box: cluster.Box, started: float, meter: Meter) -> None:
     """The session's steps in the order of the seed, then its figures."""
     with prepared(box) as session, recording(box) as recorder:
         try:
             for title, step in steps(session):
+                meter.step = title
                 session.shell.say(f"\n=== {title}  [{time.monotonic() - started:.0f} s]")
                 step()
                 if step == session.ask_second:  # the figures need the objects that the next step deletes

@@ -22,6 +22,7 @@ class Figure:
     value: float
     unit: str
     target: float  # at most
+    where: str = ""  # in which step it was reached, where that is of interest
 
     @property
     def ok(self) -> bool:
@@ -29,7 +30,8 @@ class Figure:
 
     def __str__(self) -> str:
         verdict = "ok" if self.ok else "MISSED"
-        return f"{self.name:<58}{self.value:>10.3f} {self.unit:<4} target ≤ {self.target:g} {self.unit}  {verdict}"
+        words = f"{self.name:<58}{self.value:>10.3f} {self.unit:<4} target ≤ {self.target:g} {self.unit}  {verdict}"
+        return f"{words}  (in: {self.where})" if self.where else words
 
 
 def latencies(recorder: Recorder, kubeconfig: Path) -> Iterator[Figure]:
@@ -54,10 +56,10 @@ def controllers(kubeconfig: Path) -> Iterator[Figure]:
             yield Figure(f"memory of {name}", float(match[1]) / 1024 / 1024, "MiB", 120)
 
 
-def machine(peak: Peak, cached_mib: float) -> Iterator[Figure]:
+def machine(memory: Peak, disk: Peak, cached_mib: float) -> Iterator[Figure]:
     """What the whole demo needs; `cached_mib` is what earlier runs left on the disk for it."""
-    yield Figure("memory of the whole demo, peak", peak.memory_mib / 1024, "GiB", 16)
-    yield Figure("disk of the whole demo, peak", (peak.disk_mib + cached_mib) / 1024, "GiB", 35)
+    yield Figure("memory of the whole demo, peak", memory.mib / 1024, "GiB", 16, memory.step)
+    yield Figure("disk of the whole demo, peak", (disk.mib + cached_mib) / 1024, "GiB", 35, disk.step)
 
 
 def _worst(delays: Iterator[float]) -> float:

@@ -27,7 +27,7 @@ BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
 DEPS = "deps-"  # begins the tags of the parts that take gigabytes
 PAUSE = ["/bin/busybox", "sleep", "2147483647"]
 
-Build = Callable[[Store, str, str], None]  # (store, tag in the store, address of the registry)
+Build = Callable[[Store, str], None]  # (store, address of the registry)
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,8 @@ def _build_parts(parts: Iterable[Part], address: str, folder: Path) -> None:
 
 def _build_part(part: Part, images: Store, address: str) -> None:
     with step(f"built {part.repository}:{part.key}"):
-        tag = f"localhost/{part.repository}:{part.key}"
-        part.build(images, tag, address)
-        images.push(tag, f"{address}/{part.repository}:{part.key}")
+        part.build(images, address)
+        images.push(f"{address}/{part.repository}:{part.key}")
 
 
 def _join(image: Image, repository: Repository) -> None:
@@ -165,9 +164,9 @@ def _deps(name: str, inputs: Sequence[str], arguments: Mapping[str, str]) -> Par
     text = stage_text(DOCKERFILE.read_text(), f"{name}-deps")
     words = [base_part().key, text, *inputs, *(f"{key}={value}" for key, value in arguments.items())]
 
-    def build(images: Store, tag: str, address: str) -> None:
+    def build(images: Store, address: str) -> None:
         full = {**arguments, "PYTHON_IMAGE": f"{address}/{base_part().repository}:{base_part().key}"}
-        images.build(DOCKERFILE, REPOSITORY, f"{name}-deps", tag, full)
+        images.build(DOCKERFILE, REPOSITORY, f"{name}-deps", full)
 
     return Part(f"kaito/{name}", f"{DEPS}{_digest(words)}", build, needs_base=True)
 
@@ -176,32 +175,32 @@ def _code(name: str) -> Part:
     text = stage_text(DOCKERFILE.read_text(), f"{name}-code")
     words = [text, *_contents(copied(text))]
 
-    def build(images: Store, tag: str, _: str) -> None:
-        images.build(DOCKERFILE, REPOSITORY, f"{name}-code", tag)
+    def build(images: Store, _: str) -> None:
+        images.build(DOCKERFILE, REPOSITORY, f"{name}-code")
 
     return Part(f"kaito/{name}", f"code-{_digest(words)}", build)
 
 
-def _build_base(images: Store, tag: str, _: str) -> None:
+def _build_base(images: Store, _: str) -> None:
     tree = images.root.parent / "base"
     command = ["debootstrap", "--variant=minbase", f"--include={','.join(BASE_PACKAGES)}", SUITE, str(tree)]
     run_with_progress("debootstrap", command, environment=images.environment())
     for cached in (tree / "var/cache/apt/archives").glob("*.deb"):
         cached.unlink()
-    images.import_tree(tree, tag)
+    images.import_tree(tree)
     shutil.rmtree(tree)
 
 
-def _build_curl(images: Store, tag: str, address: str) -> None:
+def _build_curl(images: Store, address: str) -> None:
     base = f"{address}/{base_part().repository}:{base_part().key}"
-    images.build(CURL / "Dockerfile", CURL, "", tag, {"PYTHON_IMAGE": base})
+    images.build(CURL / "Dockerfile", CURL, "", {"PYTHON_IMAGE": base})
 
 
-def _build_pause(images: Store, tag: str, _: str) -> None:
+def _build_pause(images: Store, _: str) -> None:
     container = images.run("from", "scratch").strip()
     images.run("copy", "--quiet", container, _busybox(), PAUSE[0])
     images.run("config", "--entrypoint", str(PAUSE).replace("'", '"'), container)
-    images.run("commit", "--quiet", "--rm", "--format", "oci", container, tag)
+    images.commit(container)
 
 
 def _busybox() -> Path:

@@ -15,31 +15,36 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True)
 class Peak:
-    memory_mib: float
-    disk_mib: float
+    """The most that was in use beyond what was in use at `start`, and in which step of the run that was."""
+
+    mib: float = 0.0
+    step: str = ""
+
+    def or_now(self, mib: float, step: str) -> "Peak":
+        return Peak(mib, step) if mib > self.mib else self
 
 
 class Meter:
-    """Samples from `start` to `stop`."""
+    """Samples from `start` to `stop`. Whoever runs the steps says which one it is."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, step: str) -> None:
+        self.step = step
+        self.memory = self.disk = Peak()
         self._folder = folder  # its file system is the one that is measured
         self._stopping = threading.Event()
-        self._memory = self._memory_start = _used_memory_mib()
-        self._disk = self._disk_start = _used_disk_mib(folder)
+        self._memory_start, self._disk_start = _used_memory_mib(), _used_disk_mib(folder)
 
     def start(self) -> "Meter":
         threading.Thread(target=self._sample, daemon=True).start()
         return self
 
-    def stop(self) -> Peak:
+    def stop(self) -> None:
         self._stopping.set()
-        return Peak(self._memory - self._memory_start, self._disk - self._disk_start)
 
     def _sample(self) -> None:
         while not self._stopping.wait(SAMPLE_SECONDS):
-            self._memory = max(self._memory, _used_memory_mib())
-            self._disk = max(self._disk, _used_disk_mib(self._folder))
+            self.memory = self.memory.or_now(_used_memory_mib() - self._memory_start, self.step)
+            self.disk = self.disk.or_now(_used_disk_mib(self._folder) - self._disk_start, self.step)
 
 
 def folder_mib(folder: Path) -> float:
