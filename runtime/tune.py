@@ -86,6 +86,7 @@ def tune(options: argparse.Namespace, reporter: Reporter) -> None:
     run, batch = prepare(options, plan, config, data, resume, reporter)
     trainer = execute(run, batch, store, resume, reporter)
     save(options, plan, data, run, trainer, reporter)
+    store.discard()
 
 
 def open_store(

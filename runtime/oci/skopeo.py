@@ -20,6 +20,8 @@ from runtime.oci.reference import Reference
 
 logger = logging.getLogger(__name__)
 
+DELETE_TIMEOUT = "30s"  # nobody waits for more: what is deleted is of no use, and does no harm
+
 
 class CommandFailed(Exception):  # says what happened, as subprocess does
     """A command of ours ended with another code than 0. The text is the last line that it printed."""
@@ -74,6 +76,13 @@ def push(layout: Path, reference: Reference, logins: Mapping[str, Login], scratc
             [*command, f"--dest-tls-verify={_verify(reference)}", f"oci:{layout}:image", f"docker://{reference}"],
             scratch,
         )
+
+
+def delete(reference: Reference, logins: Mapping[str, Login], scratch: Path) -> None:
+    """Delete the manifest behind a reference, and with it every tag of it. Raises CommandFailed."""
+    with authfile(logins, scratch) as auth:
+        command: list[str | Path] = ["skopeo", "--insecure-policy", f"--command-timeout={DELETE_TIMEOUT}", "delete"]
+        run([*command, "--authfile", auth, f"--tls-verify={_verify(reference)}", f"docker://{reference}"], scratch)
 
 
 def raw_manifest(reference: Reference, logins: Mapping[str, Login], scratch: Path) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from runtime import contract
 from runtime.contract import ExitCode, Phase, Reason, Warning_
 from runtime.fault import Fault
-from runtime.oci import login
+from runtime.oci import login, skopeo
 from runtime.oci.probe import Action, Verdict, probe
 from runtime.oci.reference import Reference
 from runtime.push import CHECKPOINT_TYPE, push, refusal
@@ -58,6 +58,7 @@ class Store:
         self.reporter = reporter
         self._pushing: threading.Thread | None = None
         self._lost: Warning_ | None = None  # says that the last push failed
+        self._published: list[str] = []  # digests; a push leaves the one before without a tag
         folder.mkdir(parents=True, exist_ok=True)
 
     def record(self, step: int, extra: Mapping[str, Any]) -> Checkpoint:
@@ -144,7 +145,7 @@ class Store:
         if self.remote is None:
             return
         self.settle()
-        _push(self.remote, checkpoint, schedule, self.reporter)
+        self._push(self.remote, checkpoint, schedule, self.reporter)
         self._outcome(None)
 
     def publish_meanwhile(self, checkpoint: Checkpoint, schedule: Schedule) -> None:
@@ -162,7 +163,7 @@ class Store:
     def _publish_quietly(self, checkpoint: Checkpoint, schedule: Schedule) -> None:
         assert self.remote is not None
         try:
-            _push(self.remote, checkpoint, schedule, Reporter(Phase.TRAINING))
+            self._push(self.remote, checkpoint, schedule, Reporter(Phase.TRAINING))
         except Fault as fault:
             text = f"the checkpoint of step {checkpoint.step} was not kept: {fault}"
             self._outcome(self.reporter.warn(fault.reason, text))
@@ -181,17 +182,31 @@ class Store:
             self._pushing.join()
             self._pushing = None
 
+    def discard(self) -> None:
+        """Delete the remote checkpoints, since what they were kept for is done. A login that may not delete leaves them."""
+        if self.remote is None:
+            return
+        self.settle()
+        logins = login.read(self.remote.secrets)
+        older = (self.remote.reference.with_digest(digest) for digest in dict.fromkeys(self._published[:-1]))
+        for reference in (self.remote.reference, *older):
+            try:
+                skopeo.delete(reference, logins, self.folder)
+            except skopeo.CommandFailed as error:
+                logger.info("%s stays in the registry: %s", reference, error)
+                return  # nor may the others be deleted, or the registry is away
 
-def _push(remote: Remote, checkpoint: Checkpoint, schedule: Schedule, reporter: Reporter) -> None:
-    push(
-        checkpoint.folder,
-        remote.reference,
-        secrets=remote.secrets,
-        annotations={"sh.kaito.checkpoint.step": str(checkpoint.step)},
-        schedule=schedule,
-        reporter=reporter,
-        artifact_type=CHECKPOINT_TYPE,
-    )
+    def _push(self, remote: Remote, checkpoint: Checkpoint, schedule: Schedule, reporter: Reporter) -> None:
+        artifact = push(
+            checkpoint.folder,
+            remote.reference,
+            secrets=remote.secrets,
+            annotations={"sh.kaito.checkpoint.step": str(checkpoint.step)},
+            schedule=schedule,
+            reporter=reporter,
+            artifact_type=CHECKPOINT_TYPE,
+        )
+        self._published.append(artifact.digest)
 
 
 def _link(source: str, target: str) -> str:

@@ -11,7 +11,7 @@ from runtime.oci.reference import Reference
 from runtime.retry import Schedule
 from runtime.status import Reporter
 from runtime.training.checkpoint import MANIFEST, Remote, Store, run_id
-from test.runtime.registry import Registry, free_port, write_secret
+from test.runtime.registry import Registry, free_port, running, write_secret
 
 SOON = Schedule(deadline=0.0)
 RUN = run_id(["org/tiny", "data"])
@@ -27,6 +27,17 @@ def save(kept: Store, step: int, text: str = "weights") -> Path:
     (folder / "adapter_model.safetensors").write_text(f"{text} {step}")
     kept.record(step, {"micro": 2})
     return folder
+
+
+def published(kept: Store, registry: Registry) -> list[str]:
+    """Publish two checkpoints as team/adapter:1-checkpoint; returns their digests."""
+    digests = []
+    for step in (0, 7):
+        kept.publish(kept.record(step, {}), SOON)
+        found = registry.manifest("team/adapter", "1-checkpoint")
+        assert found is not None
+        digests.append(found[0])
+    return digests
 
 
 def test_the_newest_complete_checkpoint_is_found_with_what_was_kept_in_it(tmp_path: Path) -> None:
@@ -97,6 +108,27 @@ class TestRemote:
         found = registry.manifest("team/adapter", "1-checkpoint")
         assert found is not None
         assert json.loads(json.dumps(found[1]))["annotations"]["sh.kaito.checkpoint.step"] == "3"
+
+    def test_discarding_leaves_no_checkpoint_in_the_registry_and_takes_nothing_else_along(
+        self, remote: Remote, registry: Registry, tmp_path: Path
+    ) -> None:
+        beside = Remote(remote.reference.with_tag("2-checkpoint"), ())
+        neighbour = store(tmp_path / "neighbour", beside, run=run_id(["other"]))
+        neighbour.publish(neighbour.record(0, {}), SOON)
+        kept = store(tmp_path / "kept", remote)
+        digests = published(kept, registry)
+        assert len(set(digests)) == 2
+        kept.discard()
+        assert [registry.manifest("team/adapter", name) for name in ("1-checkpoint", *digests)] == [None] * 3
+        assert registry.manifest("team/adapter", "2-checkpoint") is not None
+
+    def test_where_nothing_may_be_deleted_checkpoints_stay_and_nobody_is_warned(self, tmp_path: Path) -> None:
+        with running(tmp_path / "registry", delete=False) as registry:
+            kept = store(tmp_path / "kept", Remote(Reference.parse(f"{registry.host}/team/adapter:1-checkpoint"), ()))
+            digests = published(kept, registry)
+            kept.discard()
+            assert all(registry.manifest("team/adapter", name) for name in ("1-checkpoint", *digests))
+        assert kept.reporter.status.warnings == ()
 
     def test_a_failed_push_while_training_goes_on_is_a_warning(self, tmp_path: Path) -> None:
         nowhere = Remote(Reference.parse(f"127.0.0.1:{free_port()}/a/b:1"), ())

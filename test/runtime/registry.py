@@ -18,7 +18,7 @@ _HTPASSWD = f"{USER}:$2y$04$abcdefghijklmnopqrstuuS80hwFD6gSIL20SCUGvmL7S939BjOH
 _CONFIG = """\
 version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
-storage: {{filesystem: {{rootdirectory: {root}}}, delete: {{enabled: true}}}}
+storage: {{filesystem: {{rootdirectory: {root}}}, delete: {{enabled: {delete}}}}}
 http: {{addr: "127.0.0.1:{port}"}}
 {auth}
 """
@@ -49,14 +49,16 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *, password: bool = False, port: int = 0) -> Iterator[Registry]:
+def running(folder: Path, *, password: bool = False, delete: bool = True, port: int = 0) -> Iterator[Registry]:
     program = shutil.which("docker-registry")
     assert program, "these tests need Debian's docker-registry, skopeo and umoci"
     port = port or free_port()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "htpasswd").write_text(_HTPASSWD)
     auth = f"auth: {{htpasswd: {{realm: test, path: {folder / 'htpasswd'}}}}}" if password else ""
-    (folder / "config.yml").write_text(_CONFIG.format(root=folder / "blobs", port=port, auth=auth))
+    (folder / "config.yml").write_text(
+        _CONFIG.format(root=folder / "blobs", port=port, auth=auth, delete=str(delete).lower())
+    )
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([program, "serve", str(folder / "config.yml")], stdout=log, stderr=log)
     try:

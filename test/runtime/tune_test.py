@@ -229,6 +229,7 @@ def test_after_sigterm_the_next_pod_goes_on_and_ends_with_the_same_adapter(
         assert pod.wait() == 0
     resumed = job.status()
     assert resumed.artifact is not None
+    assert registry.manifest("team/adapter", "1-checkpoint") is None
     job.pod, job.plan = 2, TunePlan(**{**vars(job.plan), "output_image": f"{registry.host}/team/whole:1"})
     assert job.run(monkeypatch) == 0
     whole = job.status().artifact
