@@ -1,0 +1,253 @@
+"""What is measured and what must hold: the one registry of measurements, targets, and whom each is compared with.
+
+A measurement reads the figures that runs (plan.py) printed; it starts nothing.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hack.bench.objects import FIRST_VERSION, templates
+from hack.bench.stats import Summary, Target, ratios
+
+# Figures of each run by its name, one mapping per repetition.
+Figures = Mapping[str, Sequence[Mapping[str, Any]]]
+Series = Callable[[Figures], list[float]]
+NEVER = float("inf")
+MIB = 1024 * 1024
+PEERS = ("kopf", "SharedInformer", "lightkube")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row of the table. `shown` are the peers' figures, in `shown_unit` where that is another one."""
+
+    id: str
+    name: str
+    unit: str
+    value: Series
+    target: Target | None = None
+    shown: Mapping[str, Series] = field(default_factory=dict)
+    shown_unit: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A measurement with its figures; `value` is None where the run failed."""
+
+    measurement: Measurement
+    value: Summary | None
+    peers: Mapping[str, Summary]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the target is met; what has none only needs a value."""
+        if self.value is None:
+            return False
+        return self.measurement.target is None or self.measurement.target.met(self.value.median)
+
+
+def results(figures: Figures, wanted: Sequence[str]) -> list[Result]:
+    """Every wanted measurement whose runs were asked for, in order."""
+    measured = (
+        Result(each, _summary(each.value, figures), _peers(each.shown, figures))
+        for each in MEASUREMENTS
+        if each.id in wanted and _asked_for(each.value, figures)
+    )
+    return list(measured)
+
+
+def _asked_for(series: Series, figures: Figures) -> bool:
+    with contextlib.suppress(ValueError):
+        try:
+            series(figures)
+        except KeyError:
+            return False
+    return True
+
+
+def _summary(series: Series, figures: Figures) -> Summary | None:
+    """None where a repetition of the run failed."""
+    try:
+        return Summary.of(series(figures))
+    except ValueError:
+        return None
+
+
+def _peers(shown: Mapping[str, Series], figures: Figures) -> Mapping[str, Summary]:
+    asked = {name: series for name, series in shown.items() if _asked_for(series, figures)}
+    summed = {name: _summary(series, figures) for name, series in asked.items()}
+    return {name: summary for name, summary in summed.items() if summary is not None}
+
+
+def of(run: str, figure: str, scale: float = 1.0) -> Series:
+    """One figure of one run; null means never."""
+
+    def series(figures: Figures) -> list[float]:
+        values = [each[figure] for each in figures[run]]
+        return [NEVER if value is None else value * scale for value in values]
+
+    return series
+
+
+def over(numerator: Series, denominator: Series) -> Series:
+    return lambda figures: ratios(numerator(figures), denominator(figures))
+
+
+def largest(*choices: Series) -> Series:
+    return lambda figures: [max(values) for values in zip(*(series(figures) for series in choices), strict=True)]
+
+
+def peers(figure: str, scale: float = 1.0, suffix: str = "") -> Mapping[str, Series]:
+    return {name: of(name + suffix, figure, scale) for name in PEERS}
+
+
+def _wire() -> int:
+    """Bytes of a Pod on the wire: the middle one's, since they differ by a digit or two."""
+    return len(templates("Pod", 2)[1].at(FIRST_VERSION))
+
+
+def _stall(run: str) -> Series:
+    return largest(of(run, "sync_stall_ms"), of(run, "event_stall_ms"))
+
+
+def _collector(figure: Callable[[str], Series], kind: str) -> Mapping[str, Series]:
+    name = "ours" if kind == "Pod" else "Workspaces"
+    return {"collector untouched": figure(f"{name}, collector untouched")}
+
+
+def _latency(rate: int, point: str, limit: float) -> Measurement:
+    figure = f"latency_{rate}_{point}_ms"
+    name = f"Event sent → reconcile runs, {rate:,} events/s, {point}"
+    return Measurement("T4", name, "ms", of("ours", figure), Target(limit), peers(figure))
+
+
+def _outage(mode: str, words: str) -> tuple[Measurement, Measurement]:
+    shown = {name: of(f"{name}, {mode}", "attempts_per_s") for name in ("kopf", "SharedInformer")}
+    ours = f"ours, {mode}"
+    return (
+        Measurement("T8", f"Requests to a server that {words}, first minute", "", of(ours, "first_minute"), Target(8)),
+        Measurement(
+            "T8",
+            f"Requests to a server that {words}, minutes 2 to 10",
+            "/s",
+            of(ours, "attempts_per_s"),
+            Target(0.06),
+            shown,
+        ),
+    )
+
+
+def _garbage(kind: str, run: str, words: str) -> tuple[Measurement, ...]:
+    def memory(name: str) -> Series:
+        return of(name, "bytes_per_object", 1000 / MIB)
+
+    def sync(name: str) -> Series:
+        return of(name, "sync_cpu_us")
+
+    return (
+        Measurement("GC", f"RSS per 1,000 {words}", "MiB", memory(run), None, _collector(memory, kind)),
+        Measurement(
+            "GC", f"Loop stall, sync and churn of {words}", "ms", _stall(run), Target(30), _collector(_stall, kind)
+        ),
+        Measurement("GC", f"CPU per object, sync of {words}", "µs", sync(run), None, _collector(sync, kind)),
+    )
+
+
+_EVENT = of("ours", "event_us")
+_ALL_EVENTS = {"ours": _EVENT, "floor": of("floor", "event_us"), **peers("event_us")}
+
+MEASUREMENTS: Sequence[Measurement] = (
+    Measurement(
+        "T1",
+        "CPU per watch event ÷ floor (aiohttp readline + msgspec)",
+        "x",
+        over(_EVENT, of("floor", "event_us")),
+        Target(1.6),
+        _ALL_EVENTS,
+        "µs",
+    ),
+    Measurement("T1", "kopf's CPU per event ÷ ours", "x", over(of("kopf", "event_us"), _EVENT), Target(50, True)),
+    Measurement(
+        "T1",
+        "SharedInformer's CPU per event ÷ ours",
+        "x",
+        over(of("SharedInformer", "event_us"), _EVENT),
+        Target(20, True),
+    ),
+    Measurement("T2", "10,000 Pods synced by WatchList", "s", of("ours", "sync_s"), Target(0.3), peers("sync_s")),
+    Measurement("T2", "10,000 Pods synced in pages", "s", of("ours, paged", "sync_s"), Target(0.8)),
+    Measurement(
+        "T2",
+        "SharedInformer's time to sync ÷ ours",
+        "x",
+        over(of("SharedInformer", "sync_s"), of("ours", "sync_s")),
+        Target(30, True),
+    ),
+    Measurement(
+        "T3",
+        "RSS per cached Pod ÷ its bytes on the wire",
+        "x",
+        of("ours", "bytes_per_object", 1 / _wire()),
+        Target(1.5),
+        peers("bytes_per_object", 1 / _wire()),
+    ),
+    Measurement(
+        "T3",
+        "Peak of RSS during sync ÷ RSS afterwards",
+        "x",
+        over(of("ours", "peak_per_object"), of("ours", "bytes_per_object")),
+        Target(1.2),
+    ),
+    *(_latency(rate, point, limit) for rate in (300, 3000) for point, limit in (("p50", 0.5), ("p99", 3.0))),
+    Measurement(
+        "T5",
+        "Longest stall of the loop, sync of 10,000 and churn",
+        "ms",
+        _stall("ours"),
+        Target(30),
+        {name: _stall(name) for name in ("kopf", "lightkube")},
+    ),
+    Measurement(
+        "T6",
+        "Work queue's add, get, done, metrics included ÷ asyncio.Queue",
+        "x",
+        over(of("queue ours", "cycle_us"), of("queue floor", "cycle_us")),
+        Target(2.5),
+        {"ours": of("queue ours", "cycle_us"), "asyncio.Queue": of("queue floor", "cycle_us")},
+        "µs",
+    ),
+    Measurement("T7", "Idle controller, CPU", "%", of("idle controller", "cpu_percent"), Target(0.2)),
+    Measurement(
+        "T7",
+        "Idle controller, RSS",
+        "MiB",
+        of("idle controller", "resident_bytes", 1 / MIB),
+        Target(110),
+        {f"{name} before its first request": of(name, "empty_bytes", 1 / MIB) for name in PEERS},
+    ),
+    *_outage("dead", "refuses connections"),
+    *_outage("forbidden", "answers 403"),
+    *_outage("broken", "answers 500"),
+    Measurement(
+        "T9",
+        "Silent stream noticed",
+        "s",
+        of("ours, silence", "noticed_s"),
+        Target(75),
+        peers("noticed_s", suffix=", silence"),
+    ),
+    Measurement(
+        "T10",
+        "Server hangs → last write allowed (15/10/2)",
+        "s",
+        of("ours, lease", "writes_s"),
+        Target(10),
+        {"kubernetes": of("kubernetes, lease", "writes_s")},
+    ),
+    *_garbage("Pod", "ours", "10,000 Pods"),
+    *_garbage("Workspace", "Workspaces", "5,000 Workspaces"),
+)
+
+IDS = tuple(dict.fromkeys(each.id for each in MEASUREMENTS))

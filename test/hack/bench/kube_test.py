@@ -1,0 +1,27 @@
+"""The bench's command line and the tasks that it hands to candidates."""
+
+import pytest
+
+from hack.bench import kube
+from hack.bench.measurements import IDS
+from hack.bench.task import Load, Task
+
+
+def test_everything_is_measured_unless_told_otherwise() -> None:
+    assert kube.parse([]) == kube.Options(IDS, kube.REPETITIONS, peers=True, write_docs=False)
+
+
+def test_measurements_are_chosen_by_their_ids() -> None:
+    options = kube.parse(["--only", "T1,T6", "--quick", "--no-peers"])
+    assert options == kube.Options(("T1", "T6"), kube.QUICK_REPETITIONS, peers=False, write_docs=False)
+
+
+def test_an_unknown_measurement_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        kube.parse(["--only", "T99"])
+    assert "no such measurement: T99" in capsys.readouterr().err
+
+
+def test_a_task_survives_the_way_through_argv() -> None:
+    task = Task("churn", 1, 2, 3, (Load(4), Load(5, 300)), 6.0, "dead", ("collected",))
+    assert Task.decode(task.encode()) == task
