@@ -6,7 +6,6 @@ The session must not notice: same NodeClaims, one PUT per agent pool, one adapte
 
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,8 @@ from kubernetes import client
 
 from e2e.arm import Arm
 from e2e.kill import kill
-from hack.local.session import TUNED, Session, StepFailed, condition
+from hack.local.session import TUNED, Session, condition
+from test.expect import wait_until
 
 RANDOM_KILLS = 5
 LONGEST_PAUSE = 40.0  # between two random kills
@@ -122,10 +122,8 @@ def test_a_session_survives_kill_9_of_both_controllers(
     session.shell.run("kubectl apply -f examples/fine-tuning/kaito_workspace_tuning_phi_3.yaml")
     witness = Witness()
     left = list(STATES)
-    deadline = time.monotonic() + TIMEOUT
-    while left or random_kills.is_alive() or not witness.ready:
-        if time.monotonic() > deadline:
-            raise StepFailed(f"not ready after {TIMEOUT:.0f} s; states not reached: {[state.name for state in left]}")
+
+    def survived() -> bool:
         claims = custom.list_cluster_custom_object("karpenter.sh", "v1", "nodeclaims")["items"]
         moment = Moment(session.workspace(TUNED), claims, arm.pools())
         witness.look(moment)
@@ -133,8 +131,10 @@ def test_a_session_survives_kill_9_of_both_controllers(
         if state is not None and kill(core, state.module):
             session.shell.say(f"kill -9 {state.module}: {state.name}")
             left.remove(state)
-        time.sleep(POLL_SECONDS)  # bounded by the deadline; what is waited for is the cluster's state
+        assert not left, f"states not reached: {[state.name for state in left]}"
+        return witness.ready and not random_kills.is_alive()
 
+    wait_until(survived, TIMEOUT, POLL_SECONDS)
     assert random_kills.kills == RANDOM_KILLS
     assert len(witness.claims) == 1
     assert len(witness.digests) == 1

@@ -7,7 +7,6 @@ import contextlib
 import json
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 
 import requests
@@ -15,6 +14,7 @@ import yaml
 from kubernetes import client, config
 
 from hack.local.cluster import Box
+from test.expect import wait_until
 
 SCRAPE_SECONDS = 2
 START_SECONDS = 30.0
@@ -78,10 +78,10 @@ class Prometheus:
         return float(found[0]["value"][1]) if found else 0.0
 
     def _await_ready(self, process: "subprocess.Popen[bytes]") -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while process.poll() is None and time.monotonic() < deadline:
+        def ready() -> bool:
+            assert process.poll() is None, "Prometheus ended; see prometheus.log beside the box's logs"
             with contextlib.suppress(requests.ConnectionError):
-                if requests.get(f"{self._url}/-/ready", timeout=2).ok:
-                    return
-            time.sleep(0.2)  # the deadline bounds this wait for another program's start
-        raise AssertionError("Prometheus did not start; see prometheus.log beside the box's logs")
+                return requests.get(f"{self._url}/-/ready", timeout=2).ok
+            return False
+
+        wait_until(ready, START_SECONDS)

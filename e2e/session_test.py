@@ -7,6 +7,7 @@ what survives kill -9 in kill_test.py.
 from collections.abc import Iterator
 
 import pytest
+import requests
 from kubernetes import client
 
 from e2e.arm import Arm
@@ -40,6 +41,13 @@ def test_the_seeds_workspace_is_tuned_and_then_served(
     ] * 3
     assert workspace["status"]["tuning"]["step"] == workspace["status"]["tuning"]["totalSteps"] > 0
     session.show_tuning()
+
+
+def test_only_the_adapter_is_left_in_the_registry_and_no_checkpoint(session: Session) -> None:
+    site = session.site
+    url = f"https://{site.private_registry}/v2/adapters/facts/tags/list"
+    answer = requests.get(url, auth=(site.registry_user, site.registry_password), verify=str(site.ca), timeout=10)
+    assert answer.json()["tags"] == ["0.0.1"]
 
 
 def test_the_service_answers_the_drawn_facts_and_the_base_model_does_not(session: Session) -> None:

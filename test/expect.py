@@ -12,11 +12,20 @@ T = TypeVar("T")
 TIMEOUT = 10.0
 
 
+LONGEST_PAUSE = 0.05
+
+
 @overload
-async def eventually(predicate: Callable[[], Awaitable[T]], timeout: float = TIMEOUT) -> T: ...
+async def eventually(
+    predicate: Callable[[], Awaitable[T]], timeout: float = TIMEOUT, longest_pause: float = LONGEST_PAUSE
+) -> T: ...
 @overload
-async def eventually(predicate: Callable[[], T], timeout: float = TIMEOUT) -> T: ...
-async def eventually(predicate: Callable[[], Any], timeout: float = TIMEOUT) -> Any:
+async def eventually(
+    predicate: Callable[[], T], timeout: float = TIMEOUT, longest_pause: float = LONGEST_PAUSE
+) -> T: ...
+async def eventually(
+    predicate: Callable[[], Any], timeout: float = TIMEOUT, longest_pause: float = LONGEST_PAUSE
+) -> Any:
     """Ask until the answer is truthy, and return it. An AssertionError counts as "not yet" and is shown at the end."""
     deadline = time.monotonic() + timeout
     pause = 0.002
@@ -32,4 +41,9 @@ async def eventually(predicate: Callable[[], Any], timeout: float = TIMEOUT) -> 
         if time.monotonic() >= deadline:
             raise failure or AssertionError(f"still not so after {timeout} s: {inspect.getsource(predicate).strip()}")
         await asyncio.sleep(pause)
-        pause = min(pause * 1.5, 0.05)
+        pause = min(pause * 1.5, longest_pause)
+
+
+def wait_until(predicate: Callable[[], T], timeout: float = TIMEOUT, longest_pause: float = LONGEST_PAUSE) -> T:
+    """`eventually`, for tests that have no event loop."""
+    return asyncio.run(eventually(predicate, timeout, longest_pause))
