@@ -56,7 +56,13 @@ verify: vet ## Everything but the tests; fails if what is generated differs from
 ##@ Test
 test: venv venv-runtime ## Unit and integration tests: real etcd + kube-apiserver, no containers, no GPU. K=expr selects
 	$(PY) -m hack.local assets
+	@echo "Two suites, side by side; each is shown when it has ended."
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-control-plane test-runtime
+
+test-control-plane:
 	PATH="$(TOOLS):$$PATH" $(PY) -m pytest test --ignore=test/runtime $(KFLAG) $(SELECTED)
+
+test-runtime:
 	$(RUNTIME_VENV)/bin/python -m pytest --confcutdir=test/runtime test/runtime $(KFLAG) $(SELECTED)
 
 e2e: root-on-linux venv venv-runtime ## The demo's session and its failures as user stories on AKS in a box (root). K=expr selects
@@ -93,4 +99,4 @@ undeploy: venv ## Remove both controllers, once no Workspace and no NodeClaim of
 clean: ## Remove what was built here (not the caches, not the environments)
 	rm -rf build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: root-on-linux test e2e demo up down images model-image deploy undeploy clean
+.PHONY: root-on-linux test test-control-plane test-runtime e2e demo up down images model-image deploy undeploy clean
