@@ -39,7 +39,7 @@ class Reconciler:
         if workspace is None:
             self.forget(key)
             return None
-        if not self.world.consistency.caught_up(key):
+        if not self.world.consistency.caught_up(key, workspace.metadata.uid):
             return CATCH_UP
         if workspace.metadata.deleting:
             return await self.release(workspace)
@@ -149,9 +149,7 @@ class Reconciler:
         version = workspace.metadata.resource_version
         patch = {"metadata": {"finalizers": finalizers, "resourceVersion": version}}
         written = await self.world.client.merge_patch(WORKSPACES, workspace.metadata.key, patch)
-        if finalizers:
-            version = written.metadata.resource_version
-            self.world.consistency.wrote(workspace.metadata.key, WORKSPACES, version)
+        self.world.consistency.wrote(workspace.metadata.key, WORKSPACES, written)
 
     def forget(self, key: Key) -> None:
         """The Workspace is gone: so is what was remembered of it."""

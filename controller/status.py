@@ -198,7 +198,7 @@ async def write(world: World, draft: Draft) -> None:
             "status": msgspec.to_builtins(wanted) | {"conditions": to_wire(wanted.conditions)},
         }
         written = await world.client.apply(WORKSPACES, body, field_manager=FIELD_MANAGER, subresource="status")
-        world.consistency.wrote(workspace.metadata.key, WORKSPACES, written.metadata.resource_version)
+        world.consistency.wrote(workspace.metadata.key, WORKSPACES, written)
         _measure(world, workspace, wanted)
     tell(world, workspace, draft.milestones)
 

@@ -7,6 +7,7 @@ read-your-own-writes gate and carries the Workspace as its owner. Decides nothin
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -135,12 +136,12 @@ class World:
         """Delete exactly this object; one that is gone already is as good."""
         if existing.metadata.deleting:
             return
-        try:
+        with suppress(NotFound):
             await self.client.delete(
                 resource, existing.metadata.key, uid=existing.metadata.uid, propagation=propagation
             )
-        except NotFound:
-            return
+        if owner := owner_of(existing):
+            self.consistency.deleted(owner, resource, existing)
 
     async def current(self, workspace: Workspace, resource: Resource[T], key: Key) -> T | None:
         """Read one object past the cache: what we are about to take over must be absent or ours. Raises NameTaken."""
@@ -159,7 +160,7 @@ class World:
         self.recorder.event(regarding, type_, reason, message, action=action)  # type: ignore[arg-type]  # Normal or Warning
 
     def _wrote(self, workspace: Workspace, resource: Resource[T], written: T) -> None:
-        self.consistency.wrote(workspace.metadata.key, resource, written.metadata.resource_version)
+        self.consistency.wrote(workspace.metadata.key, resource, written)
 
 
 def belongs(claim: NodeClaim, workspace: Workspace) -> bool:

@@ -7,7 +7,7 @@ Refuses to know what an object means beyond its metadata.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from prometheus_client.core import Metric
@@ -124,13 +124,22 @@ class _Index(Generic[T]):
         self._values = {}
 
 
-@dataclass
-class _Written:
-    """The newest version that an owner wrote of one kind, and where its caches stood then."""
+@dataclass(frozen=True)
+class _Change:
+    """What an owner wrote or deleted, when, and where the histories of its caches stood then."""
 
-    resource_version: str
     at: float
     epochs: tuple[int, ...]
+    shown_by: Callable[[Store[Any]], bool]
+    resource_version: str = ""
+
+
+@dataclass
+class _Owner:
+    """One incarnation of an owner, and what its caches may not show yet: of each kind the newest write, each deletion."""
+
+    uid: str
+    pending: dict[tuple[Resource[Any], Key | None], _Change] = field(default_factory=dict)
 
 
 class Consistency:
@@ -143,7 +152,7 @@ class Consistency:
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._stores: dict[Resource[Any], tuple[Store[Any], ...]] = {}
-        self._written: dict[Key, dict[Resource[Any], _Written]] = {}
+        self._owners: dict[Key, _Owner] = {}
         self.skips = 0
         self.timeouts = 0
         metrics.publish(self)
@@ -152,31 +161,36 @@ class Consistency:
         """Make `store` one that must have seen what we write of `resource`."""
         self._stores[resource] = (*self._stores.get(resource, ()), store)
 
-    def wrote(self, owner: Key, resource: Resource[Any], resource_version: str) -> None:
-        """Remember a write that a reconcile of `owner` made, by the version of the object that it returned."""
-        records = self._written.setdefault(owner, {})
-        known = records.get(resource)
-        if known is not None and older(resource_version, known.resource_version):
+    def wrote(self, owner: Key, resource: Resource[Any], written: Object) -> None:
+        """Remember a write that a reconcile of `owner` made, by the object that it returned."""
+        metadata = written.metadata
+        if metadata.deleting and not metadata.finalizers:  # ours was the last, and the answer may say an older version
+            self.deleted(owner, resource, written)
             return
-        epochs = tuple(store.epoch for store in self._stores.get(resource, ()))
-        records[resource] = _Written(resource_version, self._clock.monotonic(), epochs)
+        version = metadata.resource_version
+        known = self._pending(owner).get((resource, None))
+        if known is None or not older(version, known.resource_version):
+            self._expect(owner, (resource, None), _at_version(version), version)
 
-    def caught_up(self, owner: Key) -> bool:
-        """Whether every watched store holds what `owner` wrote."""
-        records = self._written.get(owner)
-        if records is None:
+    def deleted(self, owner: Key, resource: Resource[Any], gone: Object) -> None:
+        """Remember that a reconcile of `owner` deleted an object. The answer may say no version, so it must be seen to go."""
+        self._expect(owner, (resource, gone.metadata.key), _without(gone))
+
+    def caught_up(self, owner: Key, uid: str = "") -> bool:
+        """Whether every watched store shows what `owner` wrote and deleted. A namesake is not held back for its sake."""
+        known = self._owners.get(owner)
+        if known is None or known.uid != uid:
+            self._owners[owner] = _Owner(uid)
             return True
-        for resource in [resource for resource, written in records.items() if not self._behind(resource, written)]:
-            del records[resource]
-        if records:
-            self.skips += 1
-            return False
-        del self._written[owner]
-        return True
+        pending = known.pending
+        for about in [about for about, change in pending.items() if not self._behind(about[0], change)]:
+            del pending[about]
+        self.skips += bool(pending)
+        return not pending
 
     def forget(self, owner: Key) -> None:
         """Drop what is known of an owner that is gone."""
-        self._written.pop(owner, None)
+        self._owners.pop(owner, None)
 
     def collect(self) -> Iterator[Metric]:
         yield from metrics.counters(
@@ -188,14 +202,44 @@ class Consistency:
             },
         )
 
-    def _behind(self, resource: Resource[Any], written: _Written) -> bool:
-        stores = self._stores.get(resource, ())
-        if tuple(store.epoch for store in stores) != written.epochs:
+    def _pending(self, owner: Key) -> dict[tuple[Resource[Any], Key | None], _Change]:
+        return self._owners.setdefault(owner, _Owner("")).pending
+
+    def _expect(
+        self,
+        owner: Key,
+        about: tuple[Resource[Any], Key | None],
+        shown_by: Callable[[Store[Any]], bool],
+        resource_version: str = "",
+    ) -> None:
+        epochs = self._epochs(about[0])
+        self._pending(owner)[about] = _Change(self._clock.monotonic(), epochs, shown_by, resource_version)
+
+    def _behind(self, resource: Resource[Any], change: _Change) -> bool:
+        if self._epochs(resource) != change.epochs or all(map(change.shown_by, self._stores.get(resource, ()))):
             return False
-        if not any(older(store.last_resource_version, written.resource_version) for store in stores):
-            return False
-        if self._clock.monotonic() - written.at >= FAIL_OPEN_SECONDS:
+        if self._clock.monotonic() - change.at >= FAIL_OPEN_SECONDS:
             self.timeouts += 1
             log.warning("Giving up waiting for the cache of %s", resource.plural)
             return False
         return True
+
+    def _epochs(self, resource: Resource[Any]) -> tuple[int, ...]:
+        return tuple(store.epoch for store in self._stores.get(resource, ()))
+
+
+def _at_version(resource_version: str) -> Callable[[Store[Any]], bool]:
+    return lambda store: not older(store.last_resource_version, resource_version)
+
+
+def _without(gone: Object) -> Callable[[Store[Any]], bool]:
+    """The object is no more; or is being deleted, which is news only where it was not when we last saw it."""
+    metadata = gone.metadata
+
+    def shown_by(store: Store[Any]) -> bool:
+        held = store.get(metadata.key)
+        if held is None or held.metadata.uid != metadata.uid:
+            return True
+        return held.metadata.deleting and not metadata.deleting
+
+    return shown_by

@@ -78,7 +78,7 @@ class Context:
         """Merge-patch a node on behalf of a claim, provided that nobody has changed it meanwhile."""
         metadata = {**patch.get("metadata", {}), "resourceVersion": node.metadata.resource_version}
         written = await self.client.merge_patch(NODES, node.metadata.key, {**patch, "metadata": metadata})
-        self.consistency.wrote(claim, NODES, written.metadata.resource_version)
+        self.consistency.wrote(claim, NODES, written)
         return written
 
     async def delete_claim(self, claim: NodeClaim, reason: str, message: str) -> None:
@@ -87,6 +87,12 @@ class Context:
         pool = claim.metadata.labels.get(labels.NODEPOOL, "")
         metrics.claims_disrupted.labels(reason, pool, claim.metadata.labels.get(labels.CAPACITY_TYPE, "")).inc()
         await self.client.delete(NODE_CLAIMS, claim.metadata.key, uid=claim.metadata.uid)
+        self.consistency.deleted(claim.metadata.key, NODE_CLAIMS, claim)
+
+    async def delete_node(self, claim: Key, node: Node) -> None:
+        """Delete a node on behalf of a claim. Raises NotFound."""
+        await self.client.delete(NODES, node.metadata.key, uid=node.metadata.uid)
+        self.consistency.deleted(claim, NODES, node)
 
     def warn(self, claim: NodeClaim, reason: str, message: str, *, action: str) -> None:
         self.recorder.event(ObjectReference.of(NODE_CLAIMS, claim), "Warning", reason, message, action=action)
@@ -209,7 +215,7 @@ class Draft:
     async def _patch(self, patch: dict[str, Any], *, subresource: str = "") -> None:
         patch["metadata"]["resourceVersion"] = self.claim.metadata.resource_version
         self.claim = await self.context.client.merge_patch(NODE_CLAIMS, self.key, patch, subresource=subresource)
-        self.context.consistency.wrote(self.key, NODE_CLAIMS, self.claim.metadata.resource_version)
+        self.context.consistency.wrote(self.key, NODE_CLAIMS, self.claim)
 
     def _announce(self, before: NodeClaim) -> None:
         """Say on the claim's event list what has just changed in its conditions."""

@@ -39,9 +39,9 @@ class Reconciler:
 
     async def reconcile(self, key: Key) -> timedelta | None:
         """Return when to look again, None for not before something happens. Raises Conflict when out of date."""
-        if not self._context.consistency.caught_up(key):
-            return BEHIND
         claim = self._context.claims.get(key)
+        if not self._context.consistency.caught_up(key, claim.metadata.uid if claim else ""):
+            return BEHIND
         if claim is None:
             self._forget(key)
             return await self._left_behind(key)

@@ -85,7 +85,7 @@ class Termination:
         if not node.ready and await self._machine_is_gone(draft):
             return None
         if not node.metadata.deleting:  # others should see that it goes; our finalizer keeps it until it may
-            await self._context.client.delete(NODES, node.metadata.key, uid=node.metadata.uid)
+            await self._context.delete_node(draft.key, node)
         node = await cordon(self._context, draft.claim, node)
         over = deadline is not None and self._context.clock.now() >= deadline
         left = await drain(self._context, node, deadline)
@@ -212,7 +212,7 @@ class Termination:
         for node in self._context.own_nodes(draft.claim):
             try:
                 if not node.metadata.deleting:
-                    await self._context.client.delete(NODES, node.metadata.key, uid=node.metadata.uid)
+                    await self._context.delete_node(draft.key, node)
                 await self._release_node(draft, await self._context.client.get(NODES, node.metadata.key))
             except NotFound:
                 continue

@@ -1,8 +1,10 @@
 """Making a controller reconcile again and again, and counting how often it did."""
 
+import asyncio
 import functools
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -38,3 +40,21 @@ async def repeat(queue: WorkQueue[Key], keys: Collection[Key], runs: Counter[Key
 
 def _all_ran(keys: Collection[Key], runs: Counter[Key], before: Counter[Key]) -> bool:
     return all(runs[key] > before[key] for key in keys)
+
+
+@asynccontextmanager
+async def pestered(queue: WorkQueue[Key], keys: Callable[[], Collection[Key]]) -> AsyncIterator[None]:
+    """Queue every key anew at every turn for as long as the block runs, as a storm of events would."""
+
+    async def pester() -> None:
+        while True:
+            for key in keys():
+                queue.add(key)
+            await asyncio.sleep(0.005)
+
+    pestering = asyncio.create_task(pester())
+    try:
+        yield
+    finally:
+        pestering.cancel()
+        await asyncio.wait({pestering})

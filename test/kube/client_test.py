@@ -217,7 +217,7 @@ async def test_reflector_mirrors_the_real_server(client: Client, namespace: str)
     assert reflector.metrics.lists == 0, "this server knows WatchList"
     owner = Key(namespace, "owner")
     created = await client.create(CONFIG_MAPS, config_map(namespace, "after"))
-    consistency.wrote(owner, CONFIG_MAPS, created.metadata.resource_version)
+    consistency.wrote(owner, CONFIG_MAPS, created)
     await eventually(lambda: consistency.caught_up(owner))
     assert store.get(created.metadata.key) == created
     await client.merge_patch(CONFIG_MAPS, created.metadata.key, {"data": {"a": "1"}})

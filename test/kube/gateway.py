@@ -10,6 +10,7 @@ import base64
 import hashlib
 import ssl
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -122,6 +123,11 @@ class Gateway:
     def since(self, moment: float) -> list[Request]:
         """What arrived after `moment`, without what leader election asks."""
         return [request for request in self.requests if request.moment > moment and not request.about_lease]
+
+    def repeated(self) -> dict[str, int]:
+        """Writes that were asked for more than once, and how often."""
+        counts = Counter(each.content for each in self.requests if each.write)
+        return {f"{method} {path}": count for (method, path, _), count in counts.items() if count > 1}
 
     async def quiet(self) -> float:
         """Wait until nobody has asked for anything for a second. Return that moment."""

@@ -1,12 +1,14 @@
 """The store and its indexes against a dictionary, and reading one's own writes."""
 
 from collections.abc import Iterable
+from typing import Any
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from kube.api.workload import CONFIG_MAPS, PODS, ConfigMap
+from kube.api.workload import CONFIG_MAPS, PODS, ConfigMap, Pod
 from kube.meta import Key, ObjectMeta, older
 from kube.store import Consistency, Store
 from test.clock import VirtualClock
@@ -14,6 +16,10 @@ from test.clock import VirtualClock
 
 def config_map(name: str, version: int, **labels: str) -> ConfigMap:
     return ConfigMap(metadata=ObjectMeta(namespace="x", name=name, resource_version=str(version), labels=labels))
+
+
+def changed(item: ConfigMap, **metadata: Any) -> ConfigMap:
+    return msgspec.structs.replace(item, metadata=msgspec.structs.replace(item.metadata, **metadata))
 
 
 def by_label_value(item: ConfigMap) -> Iterable[str]:
@@ -104,61 +110,114 @@ TestStore = StoreMachine.TestCase
 TestStore.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
-def test_a_write_that_the_cache_lacks_holds_the_owner_back() -> None:
-    store: Store[ConfigMap] = Store()
-    consistency = Consistency(VirtualClock())
+OWNER, OTHER = Key("x", "owner"), Key("x", "other")
+
+
+def consistent(clock: VirtualClock | None = None) -> tuple[Consistency, Store[ConfigMap]]:
+    consistency, store = Consistency(clock or VirtualClock()), Store[ConfigMap]()
     consistency.watch(CONFIG_MAPS, store)
-    owner, other = Key("x", "owner"), Key("x", "other")
+    store.bookmark("1")
+    assert consistency.caught_up(OWNER, "uid-1")
+    return consistency, store
+
+
+def test_a_write_that_the_cache_lacks_holds_the_owner_back() -> None:
+    consistency, store = consistent()
     store.bookmark("99")
-    consistency.wrote(owner, CONFIG_MAPS, "100")
-    assert not consistency.caught_up(owner)
-    assert consistency.caught_up(other)
+    consistency.wrote(OWNER, CONFIG_MAPS, config_map("a", 100))
+    assert not consistency.caught_up(OWNER, "uid-1")
+    assert consistency.caught_up(OTHER, "uid-1")
+    assert consistency.skips == 1
     store.put(config_map("a", 100))
-    assert consistency.caught_up(owner)
+    assert consistency.caught_up(OWNER, "uid-1")
+
+
+def test_every_kind_that_was_written_is_waited_for() -> None:
+    consistency, store = consistent()
+    pods = Store[Pod]()
+    consistency.watch(PODS, pods)
+    pods.bookmark("1")
+    consistency.wrote(OWNER, CONFIG_MAPS, config_map("a", 100))
+    consistency.wrote(OWNER, PODS, Pod(metadata=ObjectMeta(namespace="x", name="p", resource_version="101")))
+    store.bookmark("100")
+    assert not consistency.caught_up(OWNER, "uid-1")
+    pods.bookmark("101")
+    assert consistency.caught_up(OWNER, "uid-1")
 
 
 def test_older_of_two_writes_does_not_replace_the_newer() -> None:
-    store: Store[ConfigMap] = Store()
-    consistency = Consistency(VirtualClock())
-    consistency.watch(CONFIG_MAPS, store)
-    consistency.wrote(Key("x", "owner"), CONFIG_MAPS, "100")
-    consistency.wrote(Key("x", "owner"), CONFIG_MAPS, "9")
+    consistency, store = consistent()
+    consistency.wrote(OWNER, CONFIG_MAPS, config_map("a", 100))
+    consistency.wrote(OWNER, CONFIG_MAPS, config_map("b", 9))
     store.bookmark("99")
-    assert not consistency.caught_up(Key("x", "owner"))
+    assert not consistency.caught_up(OWNER, "uid-1")
+
+
+def test_a_deletion_is_waited_for_until_the_object_goes() -> None:
+    consistency, store = consistent()
+    for name in "abc":
+        store.put(config_map(name, 1))
+        consistency.deleted(OWNER, CONFIG_MAPS, config_map(name, 1))
+    store.bookmark("1000")
+    store.remove(Key("x", "a"), "1001")
+    store.put(changed(config_map("b", 1002), deletion_timestamp="2030-01-01T00:00:00Z", finalizers=("held",)))
+    assert not consistency.caught_up(OWNER, "uid-1"), "c is still there"
+    store.put(changed(config_map("c", 1003), uid="another"))
+    assert consistency.caught_up(OWNER, "uid-1")
+
+
+def test_an_object_that_lost_its_last_finalizer_is_waited_for_until_it_is_gone() -> None:
+    """The answer to the patch that ends an object may name a version from before its end."""
+    consistency, store = consistent()
+    dying = changed(config_map("a", 5), deletion_timestamp="2030-01-01T00:00:00Z", finalizers=("ours",))
+    store.put(dying)
+    store.bookmark("10")
+    consistency.wrote(OWNER, CONFIG_MAPS, changed(dying, finalizers=()))
+    assert not consistency.caught_up(OWNER, "uid-1")
+    store.remove(Key("x", "a"), "11")
+    assert consistency.caught_up(OWNER, "uid-1")
+
+
+def test_a_namesake_of_the_owner_is_not_held_back_by_its_predecessors_writes() -> None:
+    consistency, _ = consistent()
+    consistency.wrote(OWNER, CONFIG_MAPS, config_map("a", 100))
+    assert not consistency.caught_up(OWNER, "uid-1")
+    assert consistency.caught_up(OWNER, "uid-2")
+    consistency.wrote(OWNER, CONFIG_MAPS, config_map("a", 100))
+    consistency.forget(OWNER)
+    assert consistency.caught_up(OWNER, "uid-2")
 
 
 async def test_waiting_for_the_cache_ends_after_two_minutes() -> None:
     clock = VirtualClock()
-    store: Store[ConfigMap] = Store()
-    consistency = Consistency(clock)
-    consistency.watch(CONFIG_MAPS, store)
-    store.bookmark("1")
-    consistency.wrote(Key("x", "owner"), CONFIG_MAPS, "2")
+    consistency, store = consistent(clock)
+    store.put(config_map("b", 1))
+    consistency.wrote(OWNER, CONFIG_MAPS, config_map("a", 2))
+    consistency.deleted(OWNER, CONFIG_MAPS, config_map("b", 1))
     await clock.advance(119)
-    assert not consistency.caught_up(Key("x", "owner"))
+    assert not consistency.caught_up(OWNER, "uid-1")
     await clock.advance(1)
-    assert consistency.caught_up(Key("x", "owner"))
-    assert consistency.timeouts == 1
+    assert consistency.caught_up(OWNER, "uid-1")
+    assert consistency.timeouts == 2
 
 
 def test_a_restored_etcd_frees_those_who_wait_for_its_lost_future() -> None:
-    store: Store[ConfigMap] = Store()
-    consistency = Consistency(VirtualClock())
-    consistency.watch(CONFIG_MAPS, store)
+    consistency, store = consistent()
+    store.put(config_map("b", 7))
     store.bookmark("1000")
-    consistency.wrote(Key("x", "owner"), CONFIG_MAPS, "1001")
-    store.replace({}, "500")
-    assert consistency.caught_up(Key("x", "owner"))
+    consistency.wrote(OWNER, CONFIG_MAPS, config_map("a", 1001))
+    consistency.deleted(OWNER, CONFIG_MAPS, config_map("b", 7))
+    store.replace({Key("x", "b"): config_map("b", 7)}, "500")
+    assert consistency.caught_up(OWNER, "uid-1")
 
 
 def test_versions_that_cannot_be_compared_hold_nobody_back() -> None:
-    store: Store[ConfigMap] = Store()
-    consistency = Consistency(VirtualClock())
-    consistency.watch(CONFIG_MAPS, store)
+    consistency, store = consistent()
     store.bookmark("5")
-    consistency.wrote(Key("x", "owner"), CONFIG_MAPS, "not-a-number")
-    consistency.wrote(Key("x", "owner"), PODS, "77")  # nobody watches these
-    assert consistency.caught_up(Key("x", "owner"))
+    opaque = changed(config_map("a", 0), resource_version="not-a-number")
+    consistency.wrote(OWNER, CONFIG_MAPS, opaque)
+    consistency.wrote(OWNER, PODS, config_map("nobody-watches-these", 77))
+    assert consistency.caught_up(OWNER, "uid-1")
 
 
 def test_versions_compare_as_numbers_of_any_length() -> None:

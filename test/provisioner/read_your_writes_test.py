@@ -1,0 +1,54 @@
+"""Read your own writes: with watches that lag by two seconds and keys queued all the time, nothing is asked for twice.
+
+Seen at the gateway before the API server, and in the log of the cloud: one PUT and one DELETE per claim, however often it
+is reconciled on what the cache holds meanwhile.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from hack.local.controlplane import ControlPlane
+from kube.meta import Key
+from provisioner.reconcile import Reconciler
+from test.kube.gateway import gateway
+from test.provisioner.conftest import Box
+from test.reconciles import count_runs, pestered
+
+LAG = 2.0
+PATIENCE = 60.0
+
+
+async def from_creation_to_deletion(box: Box, names: list[str]) -> None:
+    """The whole lives of some claims, side by side, everybody but the provisioner being quick."""
+    for name in names:
+        box.claim(name)
+    for name in names:
+        await box.joined(name)
+    for name in names:
+        await box.becomes(name, "Ready", "True", timeout=PATIENCE)
+    for name in names:
+        box.delete(name)
+    for name in names:
+        await box.gone(name, timeout=PATIENCE)
+
+
+async def test_nothing_is_asked_for_twice_while_the_watches_lag(
+    idle: Box, apiserver: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = count_runs(monkeypatch, Reconciler)
+    names = [f"lagging{number}" for number in range(4)]
+    async with gateway(apiserver.kubeconfig, tmp_path) as (between, kubeconfig):
+        between.lag, idle.kubeconfig = LAG, kubeconfig
+        await idle.start()
+        async with pestered(idle.loops[-1].queue, lambda: [Key("", name) for name in names]):
+            await from_creation_to_deletion(idle, names)
+        await idle.stop()
+    assert runs.total() >= 1000
+    asked = Counter((entry.kind, entry.pool) for entry in await idle.emulator.admin.log() if entry.method != "GET")
+    assert asked == {(kind, name): 1 for kind in ("PUT", "DELETE") for name in names}
+    assert between.repeated() == {}
+    # A node is written by its kubelet too, and a patch that meets such a write is refused, rightly.
+    refused = [each for each in between.requests if each.write and each.status >= 400 and "/nodes/" not in each.path]
+    assert [str(each) for each in refused] == []
