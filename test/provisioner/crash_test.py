@@ -7,10 +7,12 @@ workspace controller; C23, C27 and C28b to the collector of orphans (`orphans_te
 
 import asyncio
 import random
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from provisioner import repair
 from test.expect import eventually
 from test.provisioner.conftest import CLAIMS, Box, a_claim
 
@@ -204,12 +206,13 @@ async def test_c22_a_namesake_waits_for_the_old_pool_to_go(box: Box) -> None:
     await box.becomes(name, "Ready", "True")
 
 
-async def test_c24_a_pool_that_somebody_deleted_ends_its_claim(box: Box) -> None:
+async def test_c24_a_pool_that_somebody_deleted_ends_its_claim(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repair, "LOOK_AGAIN", timedelta(seconds=1))
     name, node = await box.ready()
     await box.emulator.admin.delete_pool(name)
     await eventually(lambda: _no_pool(box, name))
     box.report(node, ready=False)
-    await box.gone(name, timeout=20)
+    await box.gone(name)
     assert {"InstanceNotFound"} <= {event.reason for event in box.events(name)}
     assert box.node_names(name) == []
 
