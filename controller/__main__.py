@@ -58,7 +58,7 @@ async def run(settings: Settings) -> None:
             )
             client.guard = elector.may_write
         loop = Loop(client, settings)
-        async with await health.serve("", settings.port, checks={"stores": loop.synced}):
+        async with await health.serve("", settings.port, checks={"stores": loop.synced, "permissions": loop.permitted}):
             await _until(stop, loop.run(elector))
 
 

@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from kube.api.workload import CONFIG_MAPS, ConfigMap
 from kube.client import Client
 from kube.clock import Clock, SystemClock
+from kube.delta import Event
+from kube.informer import Informer
 from kube.meta import Key
 from kube.store import Store
-from kube.watch import Event, Reflector
 
 SYNC_SECONDS = 10  # a list of one object; longer means that the API server is in trouble, and the reconcile is retried
 
 
 @dataclass
 class _Watched:
-    store: Store[ConfigMap]
-    reflector: Reflector[ConfigMap]
+    informer: Informer[ConfigMap]
     task: asyncio.Task[None]
     users: set[Key] = field(default_factory=set)
 
@@ -54,8 +54,8 @@ class Configs:
         watched.users.add(workspace)
         self._refers[workspace] = config
         async with asyncio.timeout(SYNC_SECONDS):  # not wait_for, which in Python 3.11 may swallow a cancellation
-            await watched.reflector.synced.wait()
-        return watched.store.get(config)
+            await watched.informer.synced.wait()
+        return watched.informer.store.get(config)
 
     def forget(self, workspace: Key) -> None:
         """The Workspace refers to nothing any more; a watch without users ends."""
@@ -73,17 +73,16 @@ class Configs:
         return set(self._watched)
 
     def _watch(self, config: Key) -> _Watched:
-        store: Store[ConfigMap] = Store()
-        reflector = Reflector(
+        informer: Informer[ConfigMap] = Informer(
             self._client,
             CONFIG_MAPS,
-            store,
-            lambda event: self._tell(config, event),
+            Store(),
             namespace=config.namespace,
             field_selector=f"metadata.name={config.name}",
             clock=self._clock,
         )
-        watched = _Watched(store, reflector, self._tasks.create_task(reflector.run(), name=f"configmap {config}"))
+        informer.subscribe(lambda event: self._tell(config, event))
+        watched = _Watched(informer, self._tasks.create_task(informer.run(), name=f"configmap {config}"))
         self._watched[config] = watched
         return watched
 

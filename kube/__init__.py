@@ -2,9 +2,11 @@
 
 The modules in the order in which an event travels through them:
 
-    client ──► watch ──► store ──► queue ──► (a controller's own loop) ──► conditions, events ──► client
+    client ──► stream ──► watch ──► store, informer ──► (a controller's handlers) ──► queue ──► worker ──►
+    (a controller's reconcile) ──► conditions, events ──► client
 
-`meta` has the shapes that every kind shares, `errors` what an API server can answer, `clock` the only source of time,
-`auth` who we are to it, `codec` JSON to structs, `backoff` the delays of queue and watch, `lease` leader election, `metrics` and `health` what a cluster scrapes and probes.
+`meta` has the shapes that every kind shares, `delta` what can happen to an object, `errors` what an API server can answer,
+`clock` the only source of time, `auth` who we are to it, `codec` JSON to structs, `garbage` when the collector runs,
+`backoff` the delays of queue and watch, `lease` leader election, `metrics` and `health` what a cluster scrapes and probes.
 `kube.api` has the kinds themselves, as data; nothing beside it names a kind. Nothing here knows a controller.
 """

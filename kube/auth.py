@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -27,8 +29,8 @@ log = logging.getLogger(__name__)
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 # client-go re-reads a bound token once a minute; the kubelet renews it at 80 % of its (at least ten minutes of) life.
 REFRESH_SECONDS = 60.0
-# etcd stores at most 1.5 MiB per object, JSON may double that; aiohttp's readline takes lines of twice this buffer.
-READ_BUFFER = 2**22
+# What may wait in a connection until it is read: some fifty objects.
+READ_BUFFER = 2**18
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,12 @@ async def from_service_account() -> Identity:
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     bracketed = f"[{host}]" if ":" in host else host
     token = _text(SERVICE_ACCOUNT / "token")
+    address = f"https://{bracketed}:{port}"
     return Identity(
-        f"https://{bracketed}:{port}", authorization=f"Bearer {token}", ca_file=str(SERVICE_ACCOUNT / "ca.crt")
+        address,
+        authorization=f"Bearer {token}",
+        ca_file=str(SERVICE_ACCOUNT / "ca.crt"),
+        proxy=_environment_proxy(address),
     )
 
 
@@ -83,7 +89,7 @@ def from_kubeconfig(path: str) -> Source:
             key_file=configuration.key_file,
             verify=configuration.verify_ssl,
             server_name=configuration.tls_server_name,
-            proxy=configuration.proxy,
+            proxy=configuration.proxy or _environment_proxy(str(configuration.host)),
         )
 
     return read
@@ -134,22 +140,25 @@ class Auth:
             pool.users -= 1
             await pool.close_if_retired()
 
-    async def refresh(self, refused: int, *, periodic: bool = False) -> None:
-        """Read the credentials again, once for all requests that were refused with the same reading."""
+    async def refresh(self, refused: int, *, periodic: bool = False) -> bool:
+        """Read the credentials again, once for all requests that were refused with the same reading.
+
+        Says whether there are others now: without, a refused request would be refused again.
+        """
         async with self._refreshing:
             if refused != self._generation:
-                return
+                return True
             self._generation += 1
             self._read_at = self._clock.monotonic()
-            if periodic and not in_cluster():
-                # Re-reading a kubeconfig may start an exec plugin: only a 401 is worth that. Rotated files are cheap.
-                self._adopt(self._identity)
-                return
+            previous = self._identity, self._pool
             try:
-                self._adopt(await self._source())
+                # Re-reading a kubeconfig may start an exec plugin: only a 401 is worth that. Rotated files are cheap.
+                reuse = periodic and not in_cluster()
+                self._adopt(self._identity if reuse else await self._source())
             except (OSError, errors.NoCredentials):
                 # Half-written by whoever rotates it. The old reading may still work; the next minute reads again.
                 log.exception("Re-reading the credentials failed")
+            return (self._identity, self._pool) != previous
 
     async def close(self) -> None:
         await self._pool.session.close()
@@ -185,6 +194,17 @@ class _Pool:
 
 
 def _session(identity: Identity) -> aiohttp.ClientSession:
+    context = _context(identity) if identity.host.startswith("https:") else False
+    # No limit: every watch holds a connection of its own, and a request must not wait behind them.
+    connector = aiohttp.TCPConnector(limit=0, ssl=context)
+    session = aiohttp.ClientSession(connector=connector, read_bufsize=READ_BUFFER)
+    # aiohttp asks once more, at once, where a connection dies unanswered. How often a server in trouble is asked is not
+    # its business, and there is no public switch.
+    session._retry_connection = False
+    return session
+
+
+def _context(identity: Identity) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=identity.ca_file)
     # Kubernetes' own certificate authorities may lack the extensions that Python 3.13 began to insist on.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
@@ -193,9 +213,13 @@ def _session(identity: Identity) -> aiohttp.ClientSession:
     if not identity.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    # No limit: every watch holds a connection of its own, and a request must not wait behind them.
-    connector = aiohttp.TCPConnector(limit=0, ssl=context)
-    return aiohttp.ClientSession(connector=connector, trust_env=True, read_bufsize=READ_BUFFER)
+    return context
+
+
+def _environment_proxy(host: str) -> str | None:
+    """What HTTPS_PROXY and NO_PROXY say of `host`. Asked once; aiohttp would look it up for each request, in a thread."""
+    parts = urlsplit(host)
+    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 def _fingerprint(identity: Identity) -> object:

@@ -120,3 +120,9 @@ class ExponentialBackoff:
         delay = self._next
         self._next = min(self._cap, delay * 2)
         return delay * (1 + self._jitter())
+
+    def longest(self) -> float:
+        """Count a failure that no haste will mend, and return the longest delay, stretched as usual."""
+        self._next = self._cap
+        self._failed_at = self._clock.monotonic()
+        return self.next()

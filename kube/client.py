@@ -15,12 +15,12 @@ from typing import Any, Generic, Self, TypeVar
 
 import aiohttp
 import msgspec
-from aiohttp.http import HttpProcessingError
 
 from kube import auth, errors, metrics
 from kube.clock import Clock, SystemClock
 from kube.codec import Page, Status, codec, encode
 from kube.meta import Key, Object, Resource
+from kube.stream import TRANSPORT_FAILURES, WatchStream
 
 T = TypeVar("T", bound=Object)
 
@@ -31,15 +31,12 @@ WRITE_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=CONNECT_SECONDS)
 READ_TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=CONNECT_SECONDS, sock_read=60)
 # Bookmarks come about once a minute, so a stream that is silent for longer has no peer any more.
 WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=75)
-# A line that has not arrived complete by then comes from a peer that is as good as dead.
-STALLED_SECONDS = 105.0
+# From the request to the headers of a watch, or to the whole of its refusal: single bytes satisfy sock_read for ever.
+OPEN_SECONDS = 60.0
 # A short Retry-After is waited for here (API priority and fairness mostly says one second); a long one belongs to the
 # caller's queue, which can do something else meanwhile.
 RETRIES = 3
 LONGEST_WAIT = 5.0
-
-# What aiohttp raises where a peer is absent, silent, gone, or speaks no HTTP. An over-long line is no ClientError.
-TRANSPORT_FAILURES = (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError)
 
 _TYPES: Mapping[int, type[errors.ApiError]] = {
     400: errors.BadRequest,
@@ -135,10 +132,16 @@ class Client:
         query: Mapping[str, str],
         token: str = "",
         limit: int = PAGE_SIZE,
+        retries: int = RETRIES,
     ) -> Page[T]:
         """One page of a list, beginning at a continue token. Raises Gone when the token has expired."""
         params = {**query, "limit": str(limit), "continue": token}
-        return codec(resource).page(await self.request("GET", resource.path(namespace), params=params))
+        path = resource.path(namespace)
+        page = codec(resource).page(await self.request("GET", path, params=params, retries=retries))
+        if not page.metadata.resource_version:
+            # Whatever this is, it is no list, and must not be taken for an empty one.
+            raise errors.ConnectionFailed(f"GET {path}: the answer is a list of no version")
+        return page
 
     async def create(self, resource: Resource[T], body: Mapping[str, Any]) -> T:
         """Create an object in the namespace that its metadata names. Raises AlreadyExists."""
@@ -221,14 +224,14 @@ class Client:
             try:
                 return await self._once(method, path, params, body, content_type)
             except errors.Unauthorized:
-                if refreshed:
+                if refreshed or not await self._auth.refresh(generation):
                     raise
                 refreshed = True
-                await self._auth.refresh(generation)
             except (errors.TooManyRequests, errors.ServerError) as error:
                 if error.retry_after is None or error.retry_after > LONGEST_WAIT or retries <= 0:
                     raise
                 retries -= 1
+                metrics.REST.retried(method, self._auth.host, error.code)
                 await self._clock.sleep(error.retry_after)
 
     async def _once(
@@ -244,21 +247,24 @@ class Client:
         data = None if body is None else encode(body)
         async with self._send(method, path, params, headers, data, timeout) as response:
             answer: bytes = await response.read()
+            metrics.REST.transferred(method, self._auth.host, len(data or b""), len(answer))
             if response.status >= 300:
                 raise api_error(response.status, answer, response.headers)
             return answer
 
-    async def watch(self, resource: Resource[T], *, namespace: str, params: Mapping[str, str]) -> "WatchStream":
+    async def watch(self, resource: Resource[T], *, namespace: str, params: Mapping[str, str]) -> WatchStream:
         """Open a watch. Raises what `request` raises; the caller closes the stream."""
         generation = self._auth.generation
         query = {**params, "watch": "1", "allowWatchBookmarks": "true"}
         try:
-            async with AsyncExitStack() as stack:
+            async with AsyncExitStack() as stack, asyncio.timeout(OPEN_SECONDS):
                 sending = self._send("GET", resource.path(namespace), query, {}, None, WATCH_TIMEOUT)
                 response = await stack.enter_async_context(sending)
                 if response.status != 200:
                     raise api_error(response.status, await response.read(), response.headers)
                 return WatchStream(response, stack.pop_all())
+        except TimeoutError as error:
+            raise errors.ConnectionFailed(f"no answer to a watch within {OPEN_SECONDS:g} s") from error
         except errors.Unauthorized:
             # The caller waits a moment and opens another one, with the new credential.
             await self._auth.refresh(generation)
@@ -288,6 +294,8 @@ class Client:
                     timeout=timeout,
                     proxy=identity.proxy,
                     server_hostname=identity.server_name,
+                    # An API server redirects nobody; a proxy that redirects to itself would be asked ten times.
+                    allow_redirects=False,
                 ) as response,
             ):
                 code = str(response.status)
@@ -304,39 +312,6 @@ class Client:
         if identity.authorization:
             headers["Authorization"] = identity.authorization
         return headers
-
-
-class WatchStream:
-    """The lines of an open watch. A peer that sends nothing, or never finishes a line, ends it with ConnectionFailed."""
-
-    def __init__(self, response: aiohttp.ClientResponse, resources: AsyncExitStack) -> None:
-        self._response = response
-        self._resources = resources
-        self._loop = asyncio.get_running_loop()
-        self._line_at = self._loop.time()
-        # Single bytes satisfy sock_read for ever, so completed lines are watched too.
-        self._watchdog = self._loop.call_later(STALLED_SECONDS, self._check)
-
-    async def readline(self) -> bytes:
-        """The next line with its newline; less than that only where the stream ends."""
-        try:
-            line: bytes = await self._response.content.readline()
-        except TRANSPORT_FAILURES as error:
-            raise errors.ConnectionFailed(f"the watch broke: {error or type(error).__name__}") from error
-        self._line_at = self._loop.time()
-        return line
-
-    async def close(self) -> None:
-        self._watchdog.cancel()
-        self._response.close()  # never back into the pool: the rest of the stream is still coming
-        await self._resources.aclose()
-
-    def _check(self) -> None:
-        remaining = self._line_at + STALLED_SECONDS - self._loop.time()
-        if remaining <= 0:
-            self._response.close()
-            return
-        self._watchdog = self._loop.call_later(remaining, self._check)
 
 
 def api_error(code: int, body: bytes, headers: Mapping[str, str]) -> errors.ApiError:

@@ -26,8 +26,7 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's time."""
 
-    def monotonic(self) -> float:
-        return time.monotonic()
+    monotonic = staticmethod(time.monotonic)
 
     def now(self) -> datetime:
         return datetime.now(UTC)

@@ -6,7 +6,8 @@ Refuses to know what an object means; `kube.client` and `kube.watch` are the cal
 """
 
 import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -19,7 +20,11 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Object)
 
+R = TypeVar("R")
+
 encode = msgspec.json.Encoder().encode
+# The API server accepts JSON nested up to Go's limit, ten times deeper than Python's own, which msgspec obeys.
+DEEPEST = 10_000
 
 
 class ListMeta(Wire, frozen=True, kw_only=True):
@@ -84,6 +89,8 @@ class Codec(Generic[T]):
             return self._object.decode(body)
         except msgspec.ValidationError as error:
             return self._salvage(body, error)
+        except RecursionError:
+            return deep(self.object, body)
 
     def page(self, body: bytes) -> Page[T]:
         try:
@@ -91,6 +98,8 @@ class Codec(Generic[T]):
         except msgspec.ValidationError:
             raw = msgspec.json.decode(body, type=_RawPage)
             return Page(raw.metadata, tuple(self.object(item) for item in raw.items))
+        except RecursionError:
+            return deep(self.page, body)
 
     def frame(self, line: bytes) -> Frame[T] | Frame[Bookmark] | Status:
         """One watch line: an event, a bookmark, or the error that ends the stream."""
@@ -98,6 +107,8 @@ class Codec(Generic[T]):
             frame: Frame[T] = self._frame.decode(line)
             if frame.type in ("ADDED", "MODIFIED", "DELETED"):
                 return frame
+        except RecursionError:
+            return deep(self.frame, line)
         except msgspec.ValidationError:
             pass  # An ERROR or BOOKMARK need not look like an object of this kind; or the object must be salvaged.
         raw = msgspec.json.decode(line, type=_RawFrame)
@@ -118,6 +129,21 @@ class Codec(Generic[T]):
         if not isinstance(salvaged, self._resource.type) or not salvaged.metadata.name:
             raise ValueError(f"no {self._resource.kind} can be read from what the API server sent") from error
         return salvaged
+
+
+def deep(decode: Callable[[Any], R], text: Any) -> R:
+    """Decode what is nested deeper than Python allows otherwise. Raises ValueError where it is deeper than anything may be.
+
+    One such object, even in a field that we skip, must not end the mirror of a kind.
+    """
+    limit = sys.getrecursionlimit()
+    if limit > DEEPEST:
+        raise ValueError(f"JSON from the API server is nested deeper than {DEEPEST}")
+    sys.setrecursionlimit(limit + DEEPEST)
+    try:
+        return decode(text)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def lenient(shape: Any, value: Any) -> Any:

@@ -46,6 +46,13 @@ class ApiError(KubeError):
         self.retry_after = retry_after
         self.details = details or {}
 
+    def cause(self, reason: str) -> bool:
+        """Whether one of the causes in the details has this reason (metav1.CauseType)."""
+        causes = self.details.get("causes")
+        return isinstance(causes, list) and any(
+            isinstance(each, dict) and each.get("reason") == reason for each in causes
+        )
+
 
 class BadRequest(ApiError):
     """400: malformed, or a query parameter that this server does not know."""

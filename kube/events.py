@@ -6,6 +6,7 @@ note is what `kubectl describe` shows, and the spam bucket bounds how many there
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import uuid
@@ -32,6 +33,8 @@ TRY_SECONDS = 10.0  # stretched by up to a quarter
 REFRESH_SECONDS = 30 * 60.0
 FINISH_SECONDS = 6 * 60.0
 TICK_SECONDS = 60.0
+# What a process that ends may spend on the last events; a kubelet gives it thirty seconds.
+FLUSH_SECONDS = 2.0
 # Per object: 25 at once, then one in five minutes.
 SPAM_BURST = 25
 SPAM_RATE = 1 / 300
@@ -121,17 +124,27 @@ class EventRecorder:
         self._arrived.set()
 
     async def run(self) -> None:
-        """Send what was recorded, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._send())
-            group.create_task(self._refresh())
+        """Send what was recorded, until cancelled; what waits then has a moment to get out."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._send())
+                group.create_task(self._refresh())
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    await self._send_pending()
 
     async def _send(self) -> None:
         while True:
             await self._arrived.wait()
-            while self._pending:
-                await self._record(self._pending.popleft())
+            await self._send_pending()
             self._arrived.clear()
+
+    async def _send_pending(self) -> None:
+        while self._pending:
+            # Taken off only when it is out: rather twice than never, where we are cancelled in between.
+            await self._record(self._pending[0])
+            self._pending.popleft()
 
     async def _record(self, cause: _Cause) -> None:
         """Write a new event, begin a series with the second of its kind, or just count."""

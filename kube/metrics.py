@@ -86,6 +86,8 @@ RECONCILE_BOUNDS = (
 )
 # client-go's request latency buckets.
 REST_BOUNDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
+# client-go's sizes: 64 bytes to 16 MiB.
+SIZE_BOUNDS = (64.0, 256.0, 512.0, *(float(4**power) for power in range(5, 13)))
 
 
 class RestMetrics:
@@ -93,31 +95,56 @@ class RestMetrics:
 
     def __init__(self) -> None:
         self._requests: dict[tuple[str, str, str], int] = {}
+        self._retries: dict[tuple[str, str, str], int] = {}
         self._durations: dict[tuple[str, str], Histogram] = {}
+        self._sent: dict[tuple[str, str], Histogram] = {}
+        self._received: dict[tuple[str, str], Histogram] = {}
 
     def observe(self, method: str, host: str, code: str, seconds: float) -> None:
         """One answer, or `<error>` as its code where none came. Seconds until the headers of the answer."""
-        address = host.partition("://")[2]
-        key = (code, method, address)
+        key = (code, method, _address(host))
         self._requests[key] = self._requests.get(key, 0) + 1
-        histogram = self._durations.get((method, address))
-        if histogram is None:
-            histogram = self._durations[method, address] = Histogram(REST_BOUNDS)
-        histogram.observe(seconds)
+        _histogram(self._durations, method, host, REST_BOUNDS).observe(seconds)
+
+    def transferred(self, method: str, host: str, sent: int, received: int) -> None:
+        """The bytes of one request's body and of its answer's. Watches are not counted: they have no end."""
+        _histogram(self._sent, method, host, SIZE_BOUNDS).observe(sent)
+        _histogram(self._received, method, host, SIZE_BOUNDS).observe(received)
+
+    def retried(self, method: str, host: str, code: int) -> None:
+        """One request that is sent again because of this answer."""
+        key = (str(code), method, _address(host))
+        self._retries[key] = self._retries.get(key, 0) + 1
 
     def collect(self) -> Iterator[Metric]:
-        requests = CounterMetricFamily(
-            "rest_client_requests", "Requests to the API server.", labels=["code", "method", "host"]
-        )
-        for labels, count in self._requests.items():
-            requests.add_metric(labels, count)
-        durations = HistogramMetricFamily(
-            "rest_client_request_duration_seconds", "Time to the answer's headers.", labels=["verb", "host"]
-        )
-        for names, histogram in self._durations.items():
-            histogram.add_to(durations, names)
-        yield requests
-        yield durations
+        for name, text, labels, counts in (
+            ("requests", "Requests to the API server.", ["code", "method", "host"], self._requests),
+            ("request_retries", "Requests that were sent again.", ["code", "verb", "host"], self._retries),
+        ):
+            counter = CounterMetricFamily(f"rest_client_{name}", text, labels=labels)
+            for values, count in counts.items():
+                counter.add_metric(values, count)
+            yield counter
+        for name, text, histograms in (
+            ("request_duration_seconds", "Time to the answer's headers.", self._durations),
+            ("request_size_bytes", "Size of a request's body.", self._sent),
+            ("response_size_bytes", "Size of an answer's body.", self._received),
+        ):
+            family = HistogramMetricFamily(f"rest_client_{name}", text, labels=["verb", "host"])
+            for names, histogram in histograms.items():
+                histogram.add_to(family, names)
+            yield family
+
+
+def _address(host: str) -> str:
+    return host.partition("://")[2]
+
+
+def _histogram(known: dict[tuple[str, str], Histogram], method: str, host: str, bounds: Sequence[float]) -> Histogram:
+    key = (method, _address(host))
+    if key not in known:
+        known[key] = Histogram(bounds)
+    return known[key]
 
 
 REST = RestMetrics()
@@ -163,6 +190,34 @@ class ReconcileMetrics:
             {
                 "controller_runtime_max_concurrent_reconciles": ("Workers.", self._workers),
                 "controller_runtime_active_workers": ("Workers that reconcile right now.", self.active),
+            },
+        )
+
+
+class ReflectorMetrics:
+    """What the reflectors of one kind count; `reflector_*` are client-go's historic names."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.lists = 0
+        self.watches = 0
+        self.short_watches = 0
+        self.failures = 0
+        self.stale = 0
+        self.epochs = 0
+        publish(self)
+
+    def collect(self) -> Iterator[Metric]:
+        yield from counters(
+            ["name"],
+            [self._name],
+            {
+                "reflector_lists": ("Pages listed.", self.lists),
+                "reflector_watches": ("Watches opened.", self.watches),
+                "reflector_short_watches": ("Watches that ended within a second.", self.short_watches),
+                "reflector_failures": ("Requests and streams that failed.", self.failures),
+                "reflector_stale_events": ("Events older than what the store held.", self.stale),
+                "informer_epoch_changes": ("Times that the server's history went back.", self.epochs),
             },
         )
 

@@ -11,9 +11,9 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import msgspec
 from prometheus_client.core import HistogramMetricFamily, Metric
 
 from kube import metrics
@@ -26,9 +26,8 @@ K = TypeVar("K", bound=Hashable)
 INITIAL = -100
 
 
-@dataclass(slots=True)
-class _Processing:
-    """A key in a worker's hands."""
+class _Processing(msgspec.Struct, gc=False):
+    """A key in a worker's hands. A struct because one is made for every key that runs."""
 
     priority: int
     since: float
@@ -41,6 +40,7 @@ class WorkQueue(Generic[K]):
     def __init__(self, name: str, *, backoff: Backoff[K] | None = None, clock: Clock | None = None) -> None:
         self.metrics = QueueMetrics(name, self)
         self._clock = clock or SystemClock()
+        self._now = self._clock.monotonic  # asked several times for every key
         self._backoff: Backoff[K] = backoff or ItemExponential()
         # Ready keys as (-priority, order of arrival, key). The heap may hold outdated places; the one in `_queued` counts.
         self._heap: list[tuple[int, int, K]] = []
@@ -69,13 +69,13 @@ class WorkQueue(Generic[K]):
         if running is not None:
             if running.dirty is None:
                 self.metrics.adds += 1
-                self._added_at[key] = self._clock.monotonic()
+                self._added_at[key] = self._now()
             running.dirty = priority if running.dirty is None else max(running.dirty, priority)
             return
         place = self._queued.get(key)
         if place is None:
             self.metrics.adds += 1
-            self._added_at[key] = self._clock.monotonic()
+            self._added_at[key] = self._now()
         elif -priority >= place[0]:
             return
         self._push(key, priority)
@@ -90,7 +90,7 @@ class WorkQueue(Generic[K]):
         if seconds <= 0:
             self.add(key, priority)
             return
-        due = self._clock.monotonic() + seconds
+        due = self._now() + seconds
         waiting = self._due.get(key)
         if waiting is not None and waiting[0] <= due:
             return
@@ -129,7 +129,7 @@ class WorkQueue(Generic[K]):
     def done(self, key: K) -> None:
         """The worker has finished `key`; what was added meanwhile is queued now."""
         finished = self._processing.pop(key)
-        self.metrics.work.observe(self._clock.monotonic() - finished.since)
+        self.metrics.work.observe(self._now() - finished.since)
         if finished.dirty is not None:
             self._push(key, finished.dirty)
         elif self._idle is not None:
@@ -159,7 +159,7 @@ class WorkQueue(Generic[K]):
         return [running.since for running in self._processing.values()]
 
     def now(self) -> float:
-        return self._clock.monotonic()
+        return self._now()
 
     def _push(self, key: K, priority: int) -> None:
         self._order += 1
@@ -174,7 +174,7 @@ class WorkQueue(Generic[K]):
             place = heapq.heappop(self._heap)
         rank, _, key = place
         del self._queued[key]
-        now = self._clock.monotonic()
+        now = self._now()
         self._processing[key] = _Processing(-rank, now)
         self.metrics.waited.observe(now - self._added_at.pop(key))
         return key
@@ -202,13 +202,13 @@ class WorkQueue(Generic[K]):
     async def _run_timer(self) -> None:
         while self._delays:
             self._timer_due = self._delays[0][0]
-            await self._clock.sleep(self._timer_due - self._clock.monotonic())
+            await self._clock.sleep(self._timer_due - self._now())
             self._release()
         self._timer = None
 
     def _release(self) -> None:
         """Queue every key whose moment has come."""
-        now = self._clock.monotonic()
+        now = self._now()
         while self._delays and self._delays[0][0] <= now:
             due, _, key = heapq.heappop(self._delays)
             waiting = self._due.get(key)

@@ -46,7 +46,7 @@ class Store(Generic[T]):
 
     def by_index(self, name: str, value: str) -> list[T]:
         """Objects for which the indexer `name` yielded `value`. Raises KeyError when there is no such indexer."""
-        return list(self._indices[name].entries.get(value, {}).values())
+        return [self._objects[key] for key in self._indices[name].entries.get(value, ())]
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -58,21 +58,24 @@ class Store(Generic[T]):
         self._objects[key] = new
         for index in self._indices.values():
             index.put(key, new)
-        self.bookmark(new.metadata.resource_version)
         return old
 
-    def remove(self, key: Key, resource_version: str) -> T | None:
-        """Remove one object as of `resource_version`, the deletion's own; returns what was there."""
+    def remove(self, key: Key) -> T | None:
+        """Remove one object; returns what was there."""
         old = self._objects.pop(key, None)
         for index in self._indices.values():
             index.remove(key)
-        self.bookmark(resource_version)
         return old
 
-    def bookmark(self, resource_version: str) -> None:
-        """Nothing older than `resource_version` is missing from the store."""
-        if not older(resource_version, self.last_resource_version) and resource_version:
-            self.last_resource_version = resource_version
+    def advance(self, resource_version: str) -> bool:
+        """Say that nothing older than `resource_version` is missing; False, and no move, where that would be going back.
+
+        Whoever advances to the version of a change makes that change before anybody else's turn.
+        """
+        if older(resource_version, self.last_resource_version):
+            return False
+        self.last_resource_version = resource_version or self.last_resource_version
+        return True
 
     def replace(self, objects: Mapping[Key, T], resource_version: str) -> Mapping[Key, T]:
         """Swap the whole content in one step; returns the content that it replaces."""
@@ -88,10 +91,11 @@ class Store(Generic[T]):
 
 
 class _Index(Generic[T]):
-    """Objects by what one indexer says of them."""
+    """Keys by what one indexer says of their objects. Most changes of an object leave its place, and cost nothing here."""
 
     def __init__(self, name: str, indexer: Indexer[T]) -> None:
-        self.entries: dict[str, dict[Key, T]] = {}
+        # A dict as an ordered set: what a reader gets is in a stable order.
+        self.entries: dict[str, dict[Key, None]] = {}
         self._name = name
         self._indexer = indexer
         # What each object is indexed under. Asking the indexer again could give another answer and leave ghosts.
@@ -103,14 +107,13 @@ class _Index(Generic[T]):
         except Exception:  # one object that an indexer cannot read must not stop the cache
             log.exception("Indexing %s failed; it is left out of index %s", key, self._name)
             values = ()
-        if self._values.get(key, ()) != values:
-            self.remove(key)
-            if values:
-                self._values[key] = values
-            for value in values:
-                self.entries.setdefault(value, {})
+        if self._values.get(key, ()) == values:
+            return
+        self.remove(key)
+        if values:
+            self._values[key] = values
         for value in values:
-            self.entries[value][key] = new
+            self.entries.setdefault(value, {})[key] = None
 
     def remove(self, key: Key) -> None:
         for value in dict.fromkeys(self._values.pop(key, ())):

@@ -1,4 +1,4 @@
-"""Keeping a `kube.store.Store` equal to what the API server has, and telling a handler about every change.
+"""Keeping a `kube.store.Store` equal to what the API server has, and saying what changed.
 
 A reflector is a machine of seven states. `step` does what the present state says and returns the next one:
 
@@ -11,39 +11,40 @@ pages, for servers without it. Listed: a position from which a watch can continu
 
 The store is replaced in one step after the last page or the end bookmark, so nobody sees half a list, and what vanished
 while we were away is reported as deleted. Nothing here raises for API or network trouble and nothing gives up.
-Refuses to know what an object means; handlers map objects to keys and must neither block nor await.
+Refuses to know what an object means and who is told; `kube.informer` is the caller.
 """
 
 import asyncio
-import gc
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, Generic, NamedTuple, TypeVar
-
-from prometheus_client.core import Metric
+from typing import Any, Generic, TypeVar
 
 from kube import errors, metrics
 from kube.backoff import ExponentialBackoff
-from kube.client import Client, WatchStream, status_error
+from kube.client import Client, status_error
 from kube.clock import Clock, SystemClock
-from kube.codec import Frame, Status, codec
+from kube.codec import Frame, Page, Status, codec
+from kube.delta import Event, EventType, changes, differences
+from kube.garbage import GARBAGE
 from kube.meta import Key, Object, Resource, older
 from kube.store import Store
+from kube.stream import WatchStream
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Object)
 
-KNOWN_TYPES = frozenset(["ADDED", "MODIFIED", "DELETED", "BOOKMARK"])
+FRAME_TYPES = frozenset([*EventType, "BOOKMARK"])
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 # The server ends each watch after a random time in this range, client-go's, so that watches do not end all at once.
 WATCH_SECONDS = (300, 600)
 # A watch that ends sooner was refused by something between us and the server.
 SHORT_WATCH = 1.0
+# How long the end of the initial events may be awaited without any: the server does not know WatchList and took the
+# request for a plain watch, which never says where the beginning ends.
+INITIAL_SECONDS = 60.0
 # How often a quiet watch is checked against etcd going back in time (restored from a backup): one object is listed.
 PROBE_SECONDS = 300.0
 # The longest Retry-After that is believed.
@@ -52,33 +53,12 @@ LONGEST_WAIT = 60.0
 TURN = 64
 
 
-class EventType(StrEnum):
-    ADDED = "ADDED"
-    MODIFIED = "MODIFIED"
-    DELETED = "DELETED"
-
-
-class Event(NamedTuple, Generic[T]):
-    """What happened to one object.
-
-    `object` is the last known state, for DELETED too; `old` is what the store held before (None for ADDED). An object
-    that was deleted and created anew while we looked away is two events, DELETED and ADDED. `initial` marks ADDED
-    events of the first synchronization.
-    """
-
-    type: EventType
-    object: T
-    old: T | None = None
-    initial: bool = False
-
-
 @dataclass
 class Stream:
     """An open watch. Whoever leaves the states that hold it closes it."""
 
     lines: WatchStream
     opened: float
-    events: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,7 +112,7 @@ class Rollback(errors.KubeError):
 class Reflector(Generic[T]):
     """Mirrors one kind, narrowed by namespace and selectors, into `store`.
 
-    `on_event` is called after the store has changed, so it sees a store at or ahead of its event.
+    `on_event` is called after the store has changed, so it sees a store at or ahead of its event; it must not raise.
     """
 
     def __init__(
@@ -148,7 +128,11 @@ class Reflector(Generic[T]):
         clock: Clock | None = None,
     ) -> None:
         self.synced = asyncio.Event()
-        self.metrics = ReflectorMetrics(resource)
+        # Whether the content was just replaced and the differences are still being told.
+        self.swapping = False
+        # Why the server will not let us read, while it does not: a role is missing.
+        self.refused = ""
+        self.metrics = metrics.ReflectorMetrics(resource.plural)
         self._client = client
         self._resource = resource
         self._store = store
@@ -161,6 +145,7 @@ class Reflector(Generic[T]):
         # Cleared for good when the server does not know WatchList, and for one attempt when it failed at it.
         self._watch_list = True
         self._list_next = False
+        # When the server's position was last compared with ours, minus infinity when a broken watch makes it doubtful.
         self._probed_at = self._clock.monotonic()
 
     async def run(self) -> None:
@@ -194,20 +179,25 @@ class Reflector(Generic[T]):
             return self._failed(state, error)
 
     def _failed(self, state: State[T], error: Exception) -> Waiting:
-        """Where to go on after a failure: from our position where it still stands, else from the beginning."""
-        resume: Unknown | Listed = Listed() if isinstance(state, Listed | Watching) else Unknown()
-        if isinstance(error, errors.Gone | errors.NotFound | Rollback | ValueError):
-            resume = Unknown()
+        """Wait, then go on from our position where it still stands, else from the beginning."""
         if isinstance(state, Filling):
             self._list_next = True
-        seconds = self._backoff.next()
-        asked = getattr(error, "retry_after", None)
-        if asked is not None:
-            seconds = max(seconds, min(asked, LONGEST_WAIT))
+        if isinstance(state, Watching) and isinstance(error, errors.ConnectionFailed):
+            # A server that was restored from a backup cuts every watch, and says nothing on one from its future.
+            self._probed_at = float("-inf")
+        self.refused = str(error) if isinstance(error, errors.Unauthorized | errors.Forbidden) else ""
         self.metrics.failures += 1
+        seconds = self._seconds(error)
         level = logging.INFO if isinstance(error, errors.Gone | errors.ConnectionFailed) else logging.WARNING
         log.log(level, "Watching %s failed, trying again in %.1f s: %s", self._resource.plural, seconds, error)
-        return Waiting(seconds, resume)
+        return Waiting(seconds, Listed() if _position_stands(state, error) else Unknown())
+
+    def _seconds(self, error: Exception) -> float:
+        if isinstance(error, errors.Forbidden):
+            return self._backoff.longest()  # a role does not come by itself within seconds
+        seconds = self._backoff.next()
+        asked = getattr(error, "retry_after", None)
+        return seconds if asked is None else max(seconds, min(asked, LONGEST_WAIT))
 
     async def _begin(self) -> State[T]:
         if not self._watch_list or self._list_next:
@@ -225,24 +215,24 @@ class Reflector(Generic[T]):
 
     async def _fill(self, state: Filling[T]) -> State[T]:
         with GARBAGE.paused(self.synced.is_set()):
-            while frame := await self._next(state.stream):
-                if frame.type == "BOOKMARK":
-                    if frame.object.metadata.annotations.get(INITIAL_EVENTS_END) == "true":
-                        await self._swap(state.objects, frame.object.metadata.resource_version)
-                        return Watching(state.stream)
-                elif frame.type == "DELETED":
-                    state.objects.pop(frame.object.metadata.key, None)
-                else:
-                    state.objects[frame.object.metadata.key] = frame.object
-        # A server that does not know WatchList takes it for a plain watch, which never says where the beginning ends.
-        raise errors.ConnectionFailed("the watch ended before its initial events did")
+            grown = self._clock.monotonic()
+            while lines := await state.stream.lines.lines():
+                count = len(state.objects)
+                frames = self._frames(lines)
+                if end := _gather(frames, state.objects):
+                    await self._swap(state.objects, end)
+                    await self._follow(frames)
+                    return Watching(state.stream)
+                if len(state.objects) > count:
+                    grown = self._clock.monotonic()
+                elif self._clock.monotonic() - grown > INITIAL_SECONDS:
+                    break
+        raise errors.ConnectionFailed("the watch did not say where its initial events end")
 
     async def _list(self, state: Listing[T]) -> State[T]:
         with GARBAGE.paused(self.synced.is_set()):
             self.metrics.lists += 1
-            page = await self._client.page(
-                self._resource, namespace=self._namespace, query=self._selectors, token=state.token
-            )
+            page = await self._page(token=state.token)
             state.objects.update((item.metadata.key, item) for item in page.items)
             if page.metadata.continue_:
                 return Listing(page.metadata.continue_, state.objects)
@@ -255,49 +245,58 @@ class Reflector(Generic[T]):
         return Watching(await self._open({"resourceVersion": self._store.last_resource_version}))
 
     async def _watch(self, stream: Stream) -> State[T]:
-        while frame := await self._next(stream):
-            if frame.type == "BOOKMARK":
-                self._advance(frame.object.metadata.resource_version)
-            else:
-                self._receive(frame)
+        while lines := await stream.lines.lines():
+            await self._follow(self._frames(lines))
         await stream.lines.close()
         if self._clock.monotonic() - stream.opened < SHORT_WATCH:
             self.metrics.short_watches += 1
             return self._failed(Listed(), errors.ConnectionFailed("the watch ended at once"))
         return Listed()
 
+    async def _follow(self, frames: Iterator[Frame[Any]]) -> None:
+        """Bring the store up to date, with a turn for others where much has arrived at once."""
+        for count, frame in enumerate(frames, 1):
+            if frame.type == "BOOKMARK":
+                await self._advance(frame.object.metadata.resource_version)
+            else:
+                self._receive(frame)
+            if count % TURN == 0:
+                await asyncio.sleep(0)
+
     async def _open(self, params: Mapping[str, str]) -> Stream:
         self.metrics.watches += 1
         query = {**self._selectors, **params, "timeoutSeconds": str(random.randint(*WATCH_SECONDS))}
         lines = await self._client.watch(self._resource, namespace=self._namespace, params=query)
+        self.refused = ""
         return Stream(lines, self._clock.monotonic())
 
-    async def _next(self, stream: Stream) -> Frame[Any] | None:
-        """The next event or bookmark, None at the end. Raises the error that the server puts into the stream."""
-        while line := await stream.lines.readline():
-            if not line.endswith(b"\n"):
-                return None  # cut off in the middle: what it meant to say comes again
-            if line.isspace():
+    async def _page(self, **options: Any) -> Page[T]:
+        """One page. Not retried by the client: how often a server in trouble is asked is decided here."""
+        return await self._client.page(
+            self._resource, namespace=self._namespace, query=self._selectors, retries=0, **options
+        )
+
+    def _frames(self, lines: Iterable[bytes]) -> Iterator[Frame[Any]]:
+        """The events and bookmarks of some lines. Raises the error that the server put between them."""
+        for line in lines:
+            if not line or line.isspace():
                 continue
             frame = self._codec.frame(line)
             if isinstance(frame, Status):
                 raise status_error(frame)
-            stream.events += 1
-            if stream.events % TURN == 0:
-                await asyncio.sleep(0)  # a full buffer is read without waiting; others need their turn
-            if frame.type in KNOWN_TYPES:
-                return frame
-            log.warning("Skipping an event of unknown type %s", frame.type)
-        return None
+            if frame.type in FRAME_TYPES:
+                yield frame
+            else:
+                log.warning("Skipping an event of unknown type %s", frame.type)
 
-    def _advance(self, version: str) -> None:
-        if older(version, self._store.last_resource_version):
-            raise Rollback(f"bookmark {version} is older than {self._store.last_resource_version}")
-        self._store.bookmark(version)
+    async def _advance(self, version: str) -> None:
+        if not self._store.advance(version):
+            self.metrics.stale += 1
+            await self._probe()  # a slow replica of the API server, or a history that went back?
 
     async def _probe(self) -> None:
         """Notice an etcd that went back in time, which a watch from its future would not show."""
-        page = await self._client.page(self._resource, namespace=self._namespace, query=self._selectors, limit=1)
+        page = await self._page(limit=1)
         self._probed_at = self._clock.monotonic()
         if older(page.metadata.resource_version, self._store.last_resource_version):
             raise Rollback(
@@ -306,129 +305,69 @@ class Reflector(Generic[T]):
 
     def _receive(self, frame: Frame[T]) -> None:
         new = frame.object
-        old = self._store.get(new.metadata.key)
         version = new.metadata.resource_version
-        if old is not None and older(version, old.metadata.resource_version):
+        if not self._store.advance(version):
             self.metrics.stale += 1  # a replay of what we have left behind
             return
         if frame.type == "DELETED":
-            self._store.remove(new.metadata.key, version)
+            old = self._store.remove(new.metadata.key)
             if old is not None:
-                self._tell(Event(EventType.DELETED, new, old))
+                self._on_event(Event(EventType.DELETED, new, old))
             return
-        self._store.put(new)
+        old = self._store.put(new)
         if old is not None and old.metadata.uid == new.metadata.uid:  # by far the most frequent
             if version != old.metadata.resource_version:
-                self._tell(Event(EventType.MODIFIED, new, old))
+                self._on_event(Event(EventType.MODIFIED, new, old))
             return
-        for event in _changes(old, new, initial=False):
-            self._tell(event)
+        for event in changes(old, new):
+            self._on_event(event)
 
     async def _swap(self, objects: Mapping[Key, T], resource_version: str) -> None:
         """Make `objects` the content of the store, then report the differences."""
-        first = not self.synced.is_set()
         epoch = self._store.epoch
         previous = self._store.replace(objects, resource_version)
         self._probed_at = self._clock.monotonic()
-        if self._store.epoch != epoch:
+        restored = self._store.epoch != epoch
+        if restored:
             self.metrics.epochs += 1
             log.error("The history of %s went back in time; reading everything anew", self._resource.plural)
-        for count, event in enumerate(_differences(previous, objects, first, self._store.epoch != epoch), 1):
-            self._tell(event)
-            if count % TURN == 0:
-                await asyncio.sleep(0)
+        self.swapping, self.refused = True, ""
+        told = differences(previous, objects, initial=not self.synced.is_set(), everything=restored)
+        try:
+            for count, event in enumerate(told, 1):
+                self._on_event(event)
+                if count % TURN == 0:
+                    await asyncio.sleep(0)
+        finally:
+            self.swapping = False
         self.synced.set()
 
-    def _tell(self, event: Event[T]) -> None:
-        try:
-            self._on_event(event)
-        except Exception:  # a handler's mistake about one object must not stop the mirror
-            log.exception("Handling an event of %s failed", self._resource.plural)
+
+def _gather(frames: Iterator[Frame[Any]], objects: dict[Key, Any]) -> str:
+    """Collect initial events in `objects`; the version of the bookmark that ends them, or "" where it has not come."""
+    for frame in frames:
+        metadata = frame.object.metadata
+        if frame.type == "DELETED":
+            objects.pop(metadata.key, None)
+        elif frame.type != "BOOKMARK":
+            objects[metadata.key] = frame.object
+        elif metadata.annotations.get(INITIAL_EVENTS_END) == "true":
+            if not metadata.resource_version:
+                raise errors.ConnectionFailed("the bookmark that ends the initial events names no version")
+            return str(metadata.resource_version)
+    return ""
 
 
-def _differences(
-    previous: Mapping[Key, T], objects: Mapping[Key, T], first: bool, everything: bool
-) -> Iterator[Event[T]]:
-    """What turned `previous` into `objects`; `everything` reports unchanged objects too."""
-    for key, old in previous.items():
-        if key not in objects:
-            yield Event(EventType.DELETED, old, old)
-    for key, new in objects.items():
-        yield from _changes(previous.get(key), new, initial=first, everything=everything)
-
-
-def _changes(old: T | None, new: T, *, initial: bool, everything: bool = False) -> Iterator[Event[T]]:
-    if old is None:
-        yield Event(EventType.ADDED, new, initial=initial)
-    elif old.metadata.uid != new.metadata.uid:
-        yield Event(EventType.DELETED, old, old)
-        yield Event(EventType.ADDED, new)
-    elif everything or old.metadata.resource_version != new.metadata.resource_version:
-        yield Event(EventType.MODIFIED, new, old)
+def _position_stands(state: State[T], error: Exception) -> bool:
+    """Whether a watch can go on from where it was after `error`, without reading everything."""
+    match error:
+        case errors.Gone() | errors.NotFound() | errors.Forbidden() | Rollback() | ValueError():
+            return False
+        case errors.ServerError() if isinstance(state, Watching) or error.cause("ResourceVersionTooLarge"):
+            return False  # a stream that ends so, or a server that is behind: the same request would fail the same way
+    return isinstance(state, Listed | Watching)
 
 
 async def _close(state: State[T]) -> None:
     if isinstance(state, Filling | Watching):
         await state.stream.lines.close()
-
-
-class GarbagePolicy:
-    """The one place that touches the garbage collector.
-
-    Decoding ten thousand objects with the collector on costs four times as much, and later full collections stop the loop
-    for hundreds of milliseconds. So it is off while stores fill for the first time, and what they then hold is frozen.
-    """
-
-    # Objects in a cache are replaced, not linked in cycles: collecting rarely is enough.
-    THRESHOLDS = (50_000, 20, 100)
-
-    def __init__(self) -> None:
-        self._filling = 0
-
-    @contextmanager
-    def paused(self, synced: bool) -> Iterator[None]:
-        """Keep the collector off inside the block, unless the caller's store was filled before."""
-        if synced:
-            yield
-            return
-        self._filling += 1
-        gc.disable()
-        try:
-            yield
-        finally:
-            self._filling -= 1
-            if not self._filling:
-                gc.freeze()
-                gc.enable()
-                gc.set_threshold(*self.THRESHOLDS)
-
-
-GARBAGE = GarbagePolicy()
-
-
-class ReflectorMetrics:
-    """What a reflector counts; `reflector_*` are client-go's historic names."""
-
-    def __init__(self, resource: Resource[Any]) -> None:
-        self._name = resource.plural
-        self.lists = 0
-        self.watches = 0
-        self.short_watches = 0
-        self.failures = 0
-        self.stale = 0
-        self.epochs = 0
-        metrics.publish(self)
-
-    def collect(self) -> Iterator[Metric]:
-        yield from metrics.counters(
-            ["name"],
-            [self._name],
-            {
-                "reflector_lists": ("Pages listed.", self.lists),
-                "reflector_watches": ("Watches opened.", self.watches),
-                "reflector_short_watches": ("Watches that ended within a second.", self.short_watches),
-                "reflector_failures": ("Requests and streams that failed.", self.failures),
-                "reflector_stale_events": ("Events older than what the store held.", self.stale),
-                "informer_epoch_changes": ("Times that the server's history went back.", self.epochs),
-            },
-        )

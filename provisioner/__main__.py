@@ -35,12 +35,13 @@ def main() -> None:
     )
     logging.getLogger("azure").setLevel(logging.WARNING)  # it logs every request and header at info
     log.info("Starting with %s", settings.public())
+    failure = ""
     try:
         asyncio.run(_until_signalled(settings))
-    except RivalFound as rival:
-        sys.exit(str(rival))
-    except KubeError as error:
-        log.error("Ending: %s", error)  # noqa: TRY400  # the message says it all
+    except* (RivalFound, KubeError) as group:
+        failure = str(group.exceptions[0])
+    if failure:
+        log.error("Ending: %s", failure)
         sys.exit(1)
 
 
@@ -68,22 +69,13 @@ async def run(settings: Settings) -> None:
             renew_deadline=settings.leader_elect_renew_deadline,
             retry_period=settings.leader_elect_retry_period,
         )
-        terms: list[Loop] = []
-        ready = {"synced": lambda: not terms or terms[-1].synced}
-        async with await health.serve(settings.address, settings.port, checks=ready):
-            if not settings.leader_elect:
-                await _lead(client, settings, terms, None)
-                return
-            client.guard = elector.may_write
-            await elector.run(lambda: _lead(client, settings, terms, elector))
-
-
-async def _lead(client: Client, settings: Settings, terms: list[Loop], elector: LeaderElector | None) -> None:
-    may_write = elector.may_write if elector else lambda: True
-    clock = SystemClock()
-    async with agentpools.connect(settings, clock=clock, may_write=may_write) as cloud:
-        terms.append(Loop(client, cloud, settings, clock=clock))
-        await terms[-1].run()
+        may_write = elector.may_write if settings.leader_elect else lambda: True
+        client.guard = may_write
+        async with agentpools.connect(settings, clock=SystemClock(), may_write=may_write) as cloud:
+            loop = Loop(client, cloud, settings)
+            checks = {"stores": loop.synced, "permissions": loop.permitted}
+            async with await health.serve(settings.address, settings.port, checks=checks):
+                await loop.run(elector if settings.leader_elect else None)
 
 
 async def refuse_rival(client: Client) -> None:

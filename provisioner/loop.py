@@ -1,28 +1,25 @@
-"""The hand-written loop: watches fill stores and queue the names of claims, workers take them, one per claim at a time.
+"""The hand-written loop: informers fill stores, events queue the names of claims, workers take them, one per claim at a time.
 
-Read top to bottom, it is the whole controller: what is watched, what an event means, who works, what an error costs. What a
-claim needs is decided in `reconcile`; nothing here knows conditions or clouds.
+Read top to bottom, it is the whole controller: what is watched, what an event means, who works. What a claim needs is decided
+in `reconcile`; nothing here knows conditions or clouds. Stores fill before leadership, so that a successor starts from
+warm ones; handlers and workers run only while leading.
 """
 
 import asyncio
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
 
 from kube.api import labels
 from kube.api.nodeclaim import NODE_CLAIMS, NodeClaim
 from kube.api.workload import NAMESPACES, NODES, Node
 from kube.client import Client
 from kube.clock import Clock, SystemClock
-from kube.errors import Conflict, NotFound, NotLeading
+from kube.delta import Event
 from kube.events import EventRecorder
+from kube.informer import RESYNC_SECONDS, Informer
+from kube.lease import LeaderElector
 from kube.meta import Key
-from kube.metrics import ReconcileMetrics
 from kube.queue import INITIAL, WorkQueue
 from kube.store import Consistency, Store
-from kube.watch import Event, Reflector
+from kube.worker import Workers
 from provisioner.claims import managed
 from provisioner.cloud import CloudProvider
 from provisioner.context import BY_POOL, Context
@@ -31,20 +28,20 @@ from provisioner.orphans import Orphans
 from provisioner.reconcile import Reconciler
 from provisioner.settings import Settings
 
-log = logging.getLogger(__name__)
-
 CONTROLLER = "nodeclaim.lifecycle"  # Karpenter's name for it, in metrics
 
 
 class Loop:
-    """Everything that runs while this process leads. Made anew for each term: it carries nothing over."""
+    """One per process."""
 
     def __init__(self, client: Client, cloud: CloudProvider, settings: Settings, *, clock: Clock | None = None) -> None:
         self._client, self._settings, self._cloud = client, settings, cloud
         self._clock = clock = clock or SystemClock()
         self.queue: WorkQueue[Key] = WorkQueue(CONTROLLER, clock=clock)
         self.claims: Store[NodeClaim] = Store()
-        self.nodes: Store[Node] = Store({BY_POOL: lambda node: _pool(node)})
+        self.nodes: Store[Node] = Store({BY_POOL: _pool})
+        self._claims = Informer(client, NODE_CLAIMS, self.claims, clock=clock)
+        self._nodes = Informer(client, NODES, self.nodes, clock=clock)
         self.inventory = Inventory(
             cloud,
             clock,
@@ -58,30 +55,32 @@ class Loop:
         self._recorder = EventRecorder(
             client, controller="kaito-node-provisioner", instance=settings.identity, clock=clock
         )
-        self._reflectors = (
-            Reflector(client, NODE_CLAIMS, self.claims, self._on_claim, clock=clock),
-            Reflector(client, NODES, self.nodes, self._on_node, clock=clock),
-        )
-        self._metrics = ReconcileMetrics(CONTROLLER, workers=settings.workers)
 
-    @property
-    def synced(self) -> bool:
-        return all(reflector.synced.is_set() for reflector in self._reflectors)
-
-    async def run(self) -> None:
-        """Work until cancelled."""
-        context = await self._context()
-        reconciler, orphans = Reconciler(context), Orphans(context)
+    async def run(self, elector: LeaderElector | None = None) -> None:
+        """Run until cancelled. Raises LeadershipLost: the process must end, another one leads."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._recorder.run())
-            for reflector in self._reflectors:
-                group.create_task(reflector.run())
-            for reflector in self._reflectors:
-                await reflector.synced.wait()
-            group.create_task(self.inventory.run())
-            group.create_task(orphans.run())
-            for _ in range(self._settings.workers):
-                group.create_task(self._work(reconciler))
+            running = [group.create_task(informer.run()) for informer in (self._claims, self._nodes)]
+            for informer in (self._claims, self._nodes):
+                await informer.synced.wait()
+            await (elector.run(self.work) if elector else self.work())
+            for task in running:
+                task.cancel()
+
+    async def work(self) -> None:
+        """Do what only the leader does, until cancelled or the queue is shut down."""
+        context = await self._context()
+        workers = Workers(
+            CONTROLLER, self.queue, Reconciler(context).reconcile, count=self._settings.workers, clock=self._clock
+        )
+        self._claims.subscribe(self._on_claim, resync=RESYNC_SECONDS)
+        self._nodes.subscribe(self._on_node)
+        async with asyncio.TaskGroup() as group:
+            beside = [
+                group.create_task(task) for task in (self._recorder.run(), self.inventory.run(), Orphans(context).run())
+            ]
+            await workers.run()
+            for task in beside:
+                task.cancel()
 
     async def _context(self) -> Context:
         # The cluster's identity in tags: this namespace lives exactly as long as the cluster.
@@ -108,45 +107,13 @@ class Loop:
         for pool in _pool(event.object):
             self.queue.add(Key("", pool), INITIAL if event.initial else 0)
 
-    async def _work(self, reconciler: Reconciler) -> None:
-        """Take claims until the queue shuts down; the only place where an exception is absorbed."""
-        while (key := await self.queue.get()) is not None:
-            try:
-                with self._measured() as outcome:
-                    again = await reconciler.reconcile(key)
-                    outcome.result = "success" if again is None else "requeue_after"
-            except (Conflict, NotFound) as stale:  # somebody was faster; the event that says so is on its way
-                log.debug("Reconciling on old data", extra={"claim": key.name, "error": str(stale)})
-                self.queue.retry(key)
-            except NotLeading:
-                log.info("No longer leading", extra={"claim": key.name})
-            except Exception:  # one bad object must not stop the others
-                log.exception("Reconciling failed", extra={"claim": key.name})
-                self.queue.retry(key)
-            else:
-                self._finished(key, again)
-            finally:
-                self.queue.done(key)
+    def synced(self) -> bool:
+        """Whether the stores hold what is there."""
+        return self._claims.synced.is_set() and self._nodes.synced.is_set()
 
-    def _finished(self, key: Key, again: timedelta | None) -> None:
-        self.queue.forget(key)
-        if again is not None:
-            self.queue.add_after(key, again.total_seconds())
-
-    @contextmanager
-    def _measured(self) -> Iterator["_Outcome"]:
-        began, outcome = self._clock.monotonic(), _Outcome()
-        self._metrics.active += 1
-        try:
-            yield outcome
-        finally:
-            self._metrics.active -= 1
-            self._metrics.observe(outcome.result, self._clock.monotonic() - began)
-
-
-@dataclass
-class _Outcome:
-    result: str = "error"
+    def permitted(self) -> bool:
+        """Whether the API server lets us read what we watch; if not, a role is missing."""
+        return not (self._claims.refused or self._nodes.refused)
 
 
 def _pool(node: Node) -> tuple[str, ...]:

@@ -13,15 +13,15 @@ async def test_a_reconcile_that_changes_nothing_sends_nothing(stage: Stage, cont
     stage.create(INFERENCE)
     await stage.nodes_ready()
     await stage.serving()
-    await eventually(lambda: len(controller.queue) == 0 and controller.metrics.active == 0)
+    await eventually(lambda: len(controller.queue) == 0 and controller.workers.metrics.active == 0)
     requests: list[str] = []
-    send = controller.client.request
+    send = controller.world.client.request
 
     async def counted(method: str, path: str, **more: object) -> bytes:
         requests.append(f"{method} {path}")
         return await send(method, path, **more)  # type: ignore[arg-type]  # passed on as given
 
-    controller.client.request = counted  # type: ignore[method-assign]  # counts what leaves, refuses nothing
+    controller.world.client.request = counted  # type: ignore[method-assign]  # counts what leaves, refuses nothing
     version = stage.workspace()["metadata"]["resourceVersion"]
     for _ in range(3):
         assert await controller.reconciler.reconcile(next(iter(controller.world.workspaces.all())).metadata.key) is None
@@ -133,7 +133,7 @@ async def test_a_new_release_of_the_controller_restarts_no_model(client: Client,
         await stage.serving()
     before = stage.stateful_set()
     async with running(client, replace(SETTINGS, runtime_image="registry.example/kaito-runtime:2")) as newer:
-        await eventually(lambda: newer.synced() and len(newer.queue) == 0 and newer.metrics.active == 0)
+        await eventually(lambda: newer.synced() and len(newer.queue) == 0 and newer.workers.metrics.active == 0)
         assert stage.stateful_set()["metadata"]["generation"] == before["metadata"]["generation"]
         stage.patch({"metadata": {"labels": {"kaito.sh/upgrade-to-version": "2"}}})
         await eventually(

@@ -9,10 +9,8 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 
 from kube import health, metrics
-from kube.api.workload import CONFIG_MAPS
-from kube.metrics import ReconcileMetrics
+from kube.metrics import ReconcileMetrics, ReflectorMetrics
 from kube.queue import WorkQueue
-from kube.watch import ReflectorMetrics
 from test.clock import VirtualClock
 
 
@@ -116,7 +114,7 @@ async def test_reconciles_are_counted_by_result(probe: Probe) -> None:
 
 
 async def test_two_reflectors_of_one_kind_are_one_series(probe: Probe) -> None:
-    both = [ReflectorMetrics(CONFIG_MAPS), ReflectorMetrics(CONFIG_MAPS)]
+    both = [ReflectorMetrics("configmaps"), ReflectorMetrics("configmaps")]
     for one in both:
         one.watches += 2
     assert (await probe.samples())["reflector_watches_total", (("name", "configmaps"),)] == 4

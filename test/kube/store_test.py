@@ -52,18 +52,21 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(name=NAMES, labels=LABELS)
     def put(self, name: str, labels: dict[str, str]) -> None:
         new = config_map(name, self._next(), **labels)
+        assert self.store.advance(new.metadata.resource_version)
         assert self.store.put(new) == self.model.get(new.metadata.key)
         self.model[new.metadata.key] = new
 
     @rule(name=NAMES)
     def remove(self, name: str) -> None:
         key = Key("x", name)
-        assert self.store.remove(key, str(self._next())) == self.model.pop(key, None)
+        assert self.store.advance(str(self._next()))
+        assert self.store.remove(key) == self.model.pop(key, None)
 
     @rule(back=st.integers(0, 5))
     def bookmark(self, back: int) -> None:
-        self.store.bookmark(str(max(1, self.version - back)))
-        self.newest = max(self.newest, self.version - back, 1)
+        version = max(1, self.version - back)
+        assert self.store.advance(str(version)) == (version >= self.newest)
+        self.newest = max(self.newest, version)
 
     @rule(items=st.dictionaries(NAMES, LABELS), rollback=st.booleans())
     def replace(self, items: dict[str, dict[str, str]], rollback: bool) -> None:
@@ -116,18 +119,19 @@ OWNER, OTHER = Key("x", "owner"), Key("x", "other")
 def consistent(clock: VirtualClock | None = None) -> tuple[Consistency, Store[ConfigMap]]:
     consistency, store = Consistency(clock or VirtualClock()), Store[ConfigMap]()
     consistency.watch(CONFIG_MAPS, store)
-    store.bookmark("1")
+    store.advance("1")
     assert consistency.caught_up(OWNER, "uid-1")
     return consistency, store
 
 
 def test_a_write_that_the_cache_lacks_holds_the_owner_back() -> None:
     consistency, store = consistent()
-    store.bookmark("99")
+    store.advance("99")
     consistency.wrote(OWNER, CONFIG_MAPS, config_map("a", 100))
     assert not consistency.caught_up(OWNER, "uid-1")
     assert consistency.caught_up(OTHER, "uid-1")
     assert consistency.skips == 1
+    store.advance("100")
     store.put(config_map("a", 100))
     assert consistency.caught_up(OWNER, "uid-1")
 
@@ -136,12 +140,12 @@ def test_every_kind_that_was_written_is_waited_for() -> None:
     consistency, store = consistent()
     pods = Store[Pod]()
     consistency.watch(PODS, pods)
-    pods.bookmark("1")
+    pods.advance("1")
     consistency.wrote(OWNER, CONFIG_MAPS, config_map("a", 100))
     consistency.wrote(OWNER, PODS, Pod(metadata=ObjectMeta(namespace="x", name="p", resource_version="101")))
-    store.bookmark("100")
+    store.advance("100")
     assert not consistency.caught_up(OWNER, "uid-1")
-    pods.bookmark("101")
+    pods.advance("101")
     assert consistency.caught_up(OWNER, "uid-1")
 
 
@@ -149,7 +153,7 @@ def test_older_of_two_writes_does_not_replace_the_newer() -> None:
     consistency, store = consistent()
     consistency.wrote(OWNER, CONFIG_MAPS, config_map("a", 100))
     consistency.wrote(OWNER, CONFIG_MAPS, config_map("b", 9))
-    store.bookmark("99")
+    store.advance("99")
     assert not consistency.caught_up(OWNER, "uid-1")
 
 
@@ -158,8 +162,8 @@ def test_a_deletion_is_waited_for_until_the_object_goes() -> None:
     for name in "abc":
         store.put(config_map(name, 1))
         consistency.deleted(OWNER, CONFIG_MAPS, config_map(name, 1))
-    store.bookmark("1000")
-    store.remove(Key("x", "a"), "1001")
+    store.advance("1000")
+    store.remove(Key("x", "a"))
     store.put(changed(config_map("b", 1002), deletion_timestamp="2030-01-01T00:00:00Z", finalizers=("held",)))
     assert not consistency.caught_up(OWNER, "uid-1"), "c is still there"
     store.put(changed(config_map("c", 1003), uid="another"))
@@ -171,10 +175,10 @@ def test_an_object_that_lost_its_last_finalizer_is_waited_for_until_it_is_gone()
     consistency, store = consistent()
     dying = changed(config_map("a", 5), deletion_timestamp="2030-01-01T00:00:00Z", finalizers=("ours",))
     store.put(dying)
-    store.bookmark("10")
+    store.advance("10")
     consistency.wrote(OWNER, CONFIG_MAPS, changed(dying, finalizers=()))
     assert not consistency.caught_up(OWNER, "uid-1")
-    store.remove(Key("x", "a"), "11")
+    store.remove(Key("x", "a"))
     assert consistency.caught_up(OWNER, "uid-1")
 
 
@@ -204,7 +208,7 @@ async def test_waiting_for_the_cache_ends_after_two_minutes() -> None:
 def test_a_restored_etcd_frees_those_who_wait_for_its_lost_future() -> None:
     consistency, store = consistent()
     store.put(config_map("b", 7))
-    store.bookmark("1000")
+    store.advance("1000")
     consistency.wrote(OWNER, CONFIG_MAPS, config_map("a", 1001))
     consistency.deleted(OWNER, CONFIG_MAPS, config_map("b", 7))
     store.replace({Key("x", "b"): config_map("b", 7)}, "500")
@@ -213,7 +217,7 @@ def test_a_restored_etcd_frees_those_who_wait_for_its_lost_future() -> None:
 
 def test_versions_that_cannot_be_compared_hold_nobody_back() -> None:
     consistency, store = consistent()
-    store.bookmark("5")
+    store.advance("5")
     opaque = changed(config_map("a", 0), resource_version="not-a-number")
     consistency.wrote(OWNER, CONFIG_MAPS, opaque)
     consistency.wrote(OWNER, PODS, config_map("nobody-watches-these", 77))

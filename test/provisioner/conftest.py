@@ -83,7 +83,7 @@ class Box:
         settings = Settings(**{**vars(self.settings), **changes})
         self.tasks.append(asyncio.create_task(self._run(settings)))
         count = len(self.tasks)
-        await eventually(lambda: len(self.loops) >= count and self.loops[-1].synced)
+        await eventually(lambda: len(self.loops) >= count and self.loops[-1].synced())
 
     async def _run(self, settings: Settings) -> None:
         clock = SystemClock()

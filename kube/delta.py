@@ -1,0 +1,56 @@
+"""What happened to objects: the event that a handler hears, and how two contents of a store differ.
+
+Pure functions over frozen objects. Refuses to know where contents come from and who is told.
+"""
+
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+import msgspec
+
+from kube.meta import Key, Object
+
+T = TypeVar("T", bound=Object)
+
+
+class EventType(StrEnum):
+    ADDED = "ADDED"
+    MODIFIED = "MODIFIED"
+    DELETED = "DELETED"
+
+
+class Event(msgspec.Struct, Generic[T], frozen=True, gc=False):
+    """What happened to one object.
+
+    `object` is the last known state, for DELETED too; `old` is what the store held before (None for ADDED). An object
+    that was deleted and created anew while we looked away is two events, DELETED and ADDED. `initial` marks the ADDED
+    events that tell a handler what was there when it came. A resync is MODIFIED with `old` the same as `object`.
+    """
+
+    type: EventType
+    object: T
+    old: T | None = None
+    initial: bool = False
+
+
+def differences(
+    previous: Mapping[Key, T], objects: Mapping[Key, T], *, initial: bool, everything: bool
+) -> Iterator[Event[T]]:
+    """What turned `previous` into `objects`, deletions first; `everything` reports unchanged objects too."""
+    for key, old in previous.items():
+        if key not in objects:
+            yield Event(EventType.DELETED, old, old)
+    for key, new in objects.items():
+        yield from changes(previous.get(key), new, initial=initial, everything=everything)
+
+
+def changes(old: T | None, new: T, *, initial: bool = False, everything: bool = False) -> Iterator[Event[T]]:
+    """What made `new` of `old`, two states of the object with one key."""
+    if old is None:
+        yield Event(EventType.ADDED, new, initial=initial)
+    elif old.metadata.uid != new.metadata.uid:
+        yield Event(EventType.DELETED, old, old)
+        yield Event(EventType.ADDED, new)
+    elif everything or old.metadata.resource_version != new.metadata.resource_version:
+        yield Event(EventType.MODIFIED, new, old)

@@ -1,0 +1,124 @@
+"""One cache for everybody in a process who is interested in a kind: a store, what keeps it true, and who is told.
+
+Handlers map objects to keys of a queue; they must neither block nor await. Each is told a legal history of its own: whoever
+comes late first hears of everything that is there, and one that fails fails alone.
+Refuses to know what an object means and how it is fetched; `kube.watch` does that.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from kube.client import Client
+from kube.clock import Clock, SystemClock
+from kube.delta import Event, EventType
+from kube.meta import Object, Resource
+from kube.store import Store
+from kube.watch import Reflector
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T", bound=Object)
+Handler = Callable[[Event[T]], None]
+
+# How exactly a resync keeps its time.
+RESYNC_TICK = 60.0
+# controller-runtime's SyncPeriod: a net under everything that an event may fail to say.
+RESYNC_SECONDS = 10 * 3600.0
+
+
+@dataclass(eq=False)
+class _Subscription(Generic[T]):
+    handler: Handler[T]
+    resync: float
+    due: float
+    late: bool  # came while the content was being replaced: it heard of the new content and needs no differences
+
+
+class Informer(Generic[T]):
+    """Mirrors one kind, narrowed by namespace and selectors, into `store`, and tells the handlers that subscribed."""
+
+    def __init__(
+        self,
+        client: Client,
+        resource: Resource[T],
+        store: Store[T],
+        *,
+        namespace: str = "",
+        label_selector: str = "",
+        field_selector: str = "",
+        clock: Clock | None = None,
+    ) -> None:
+        self.resource = resource
+        self.store = store
+        self._clock = clock or SystemClock()
+        self._subscriptions: list[_Subscription[T]] = []
+        self._reflector = Reflector(
+            client,
+            resource,
+            store,
+            self._tell,
+            namespace=namespace,
+            label_selector=label_selector,
+            field_selector=field_selector,
+            clock=self._clock,
+        )
+
+    @property
+    def synced(self) -> asyncio.Event:
+        """Set once the store is complete and the handlers have heard of all of it."""
+        return self._reflector.synced
+
+    @property
+    def refused(self) -> str:
+        """Why the API server does not let us read this kind, while it does not; for readiness."""
+        return self._reflector.refused
+
+    def subscribe(self, handler: Handler[T], *, resync: float = 0.0) -> None:
+        """Tell `handler` of everything that is in the store, now, and of every change from now on.
+
+        Every `resync` seconds, stretched by up to a tenth, it hears of everything again, from the store alone; never at 0.
+        """
+        late = self._reflector.swapping
+        if late or self.synced.is_set():
+            for item in self.store.all():
+                _deliver(handler, Event(EventType.ADDED, item, initial=True))
+        self._subscriptions.append(_Subscription(handler, resync, self._next(resync), late))
+
+    async def run(self) -> None:
+        """Mirror until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._reflector.run())
+            group.create_task(self._resync())
+
+    def _tell(self, event: Event[T]) -> None:
+        for subscription in self._subscriptions:
+            if subscription.late:
+                if self._reflector.swapping:
+                    continue
+                subscription.late = False
+            _deliver(subscription.handler, event)
+
+    async def _resync(self) -> None:
+        while True:
+            await self._clock.sleep(RESYNC_TICK)
+            if not self.synced.is_set() or self._reflector.swapping:
+                continue  # what there is to hear is being told anyway
+            for subscription in self._subscriptions:
+                if subscription.resync and self._clock.monotonic() >= subscription.due:
+                    subscription.due = self._next(subscription.resync)
+                    for item in self.store.all():
+                        _deliver(subscription.handler, Event(EventType.MODIFIED, item, item))
+
+    def _next(self, resync: float) -> float:
+        return self._clock.monotonic() + resync * (1 + random.random() / 10)
+
+
+def _deliver(handler: Handler[T], event: Event[T]) -> None:
+    try:
+        handler(event)
+    except Exception:  # a mistake about one object must stop neither the mirror nor the other handlers
+        log.exception("Handling an event of %s failed", event.object.metadata.key)
