@@ -12,9 +12,10 @@ from kube import client as client_module
 from kube import errors
 from kube.api.workload import CONFIG_MAPS, JOBS, NODES, PODS, ConfigMap
 from kube.client import Client, api_error
+from kube.delta import Event
 from kube.meta import Key, Object, Resource
 from kube.store import Consistency, Store
-from kube.watch import Event, Reflector
+from kube.watch import Reflector
 from test.expect import eventually
 
 EVICTION = {"apiVersion": "policy/v1", "kind": "Eviction"}

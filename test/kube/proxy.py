@@ -4,27 +4,26 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-
-async def sockets_closed() -> None:
-    """Return after aborted transports have let go of their sockets: a task's callback, then a turn of the loop each."""
-    for _ in range(4):
-        await asyncio.sleep(0)
+from kube.clock import Clock, SystemClock
+from test.kube.wire import End, reset_when_closed, sockets_closed
 
 
 class FaultProxy:
-    """Between a client and `port`: `cut` ends what is open, `refusing` what comes, `stalled` lets nothing pass."""
+    """Between a client and `target`: `cut` ends what is open, `refusing` what comes, `stall` lets nothing pass."""
 
-    def __init__(self, port: int) -> None:
-        self._target = port
-        self._connections: set[asyncio.Task[None]] = set()
+    def __init__(self, target: int, clock: Clock | None = None) -> None:
+        self.target = target  # a port; a new one is for new connections
+        self.refusing = False
+        self.attempts: list[float] = []  # when somebody connected, by the clock
+        self._clock = clock or SystemClock()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self.refusing = False
-        self.accepted = 0
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port: int = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
         return self
 
     async def __aexit__(
@@ -33,9 +32,11 @@ class FaultProxy:
         self._server.close()
         await self.cut()
 
-    async def cut(self) -> None:
+    async def cut(self, end: End = End.FIN) -> None:
         """End every open connection, in the middle of whatever it carries."""
-        for connection in self._connections:
+        for connection, writer in self._connections.items():
+            if end is End.RST:
+                reset_when_closed(writer)
             connection.cancel()
         if self._connections:
             await asyncio.wait(self._connections)
@@ -49,10 +50,10 @@ class FaultProxy:
         self._flowing.set()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
+        self.attempts.append(self._clock.monotonic())
         task = asyncio.ensure_future(self._carry(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
+        self._connections[task] = writer
+        task.add_done_callback(self._connections.pop)
         # Not in the coroutine: a task that is cancelled before its first step never enters it.
         task.add_done_callback(lambda _: writer.transport.abort())
 
@@ -61,7 +62,7 @@ class FaultProxy:
         try:
             if self.refusing:
                 return
-            inward, outward = await asyncio.open_connection("127.0.0.1", self._target)
+            inward, outward = await asyncio.open_connection("127.0.0.1", self.target)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(reader, outward))
                 group.create_task(self._pump(inward, writer))

@@ -19,8 +19,9 @@ from kube.meta import Key
 from test.clock import SkippingClock
 from test.expect import eventually
 from test.kube.lease_test import forever
+from test.kube.mirror import Mirror
 from test.kube.proxy import FaultProxy
-from test.kube.watch_test import Mirror
+from test.kube.wire import End
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ async def test_cache_converges_over_a_line_that_keeps_breaking(
                 alive.remove(key)
             proxy.refusing = chance.random() < 0.2
             if chance.random() < 0.4:
-                await proxy.cut()
+                await proxy.cut(chance.choice([End.FIN, End.RST]))
         proxy.refusing = False
         truth = {item.metadata.key: item for item in (await client.list(CONFIG_MAPS, namespace=namespace)).items}
         await eventually(lambda: {item.metadata.key: item for item in mirror.store.all()} == truth)

@@ -1,274 +1,280 @@
-"""A watch server on a loopback socket that keeps a small history and misbehaves on request.
+"""An HTTP server on a loopback socket that serves a `History` and misbehaves on request.
 
-It serves one collection of ConfigMaps: paged lists, watches from any version, WatchList, bookmarks, compaction, and going
-back in time. `faults` are used up one per request, in order. It writes raw HTTP, so that it can stop in the middle of a
-line. It is not an API server: no writes, no authentication, no selectors; `test/kube/client_test.py` has the real one.
+It does what a reflector needs of an API server: paged lists, watches from any version, WatchList, bookmarks, 410 for what
+was compacted, bearer tokens. `faults` are used up one per request, in order. It writes raw HTTP, so that it can stop in
+the middle of a line, and keeps time by a clock of the test's. It is not an API server: no writes, no selectors;
+`test/kube/client_test.py` has the real one.
 """
 
 import asyncio
-import itertools
 import json
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-from test.kube.proxy import sockets_closed
+from kube.clock import Clock
+from test.kube.history import Change, History, end_bookmark, line, status
+from test.kube.wire import Answer, Break, End, Fault, Stall, chunk, reset_when_closed, sockets_closed
+
+HEADERS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+# Longer than any patience that the client may have.
+SILENT_SECONDS = 300
 
 
-@dataclass(frozen=True)
-class Fault:
-    """What goes wrong with one request.
-
-    `status` answers with that code and `body` at once. Otherwise a watch sends `lines` regular lines and then: `say` goes out
-    as it is, and `then` is "close" (a clean end), "cut" (the connection dies), or "silence" (nothing more).
-    """
-
-    status: int = 0
-    body: bytes | None = None
-    headers: tuple[str, ...] = ()
-    lines: int = 0
-    say: bytes = b""
-    then: str = "close"
-
-
-@dataclass(frozen=True)
+@dataclass
 class Request:
+    """One request, and whether the server failed at it: refused it, or broke off."""
+
     moment: float
     watch: bool
     params: dict[str, str]
+    failed: bool = False
+
+    @property
+    def version(self) -> str:
+        return self.params.get("resourceVersion", "")
 
 
-@dataclass
-class Entry:
-    version: int
-    type: str
-    object: dict[str, Any]
+class Broken(Exception):
+    """The connection ends here, so."""
+
+    def __init__(self, end: End) -> None:
+        super().__init__(end)
+        self.end = end
 
 
-def status_body(code: int, reason: str, message: str = "as the test asked") -> dict[str, Any]:
-    return {
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Failure",
-        "code": code,
-        "reason": reason,
-        "message": message,
-    }
-
-
-def line(kind: str, content: dict[str, Any]) -> bytes:
-    return json.dumps({"type": kind, "object": content}).encode() + b"\n"
-
-
-@dataclass
 class WatchServer:
-    """Start it with `async with`; change its content with put, delete, recreate, compact and roll_back."""
+    """Start it with `async with`; change `history` and its own attributes at any time. Two may serve one history."""
 
-    moment: Callable[[], float] = lambda: 0.0
-    watch_list: str = "yes"  # "refused" answers 422, "ignored" takes it for a plain watch
-    page_size: int = 500
-    version: int = 10
-    compacted: int = 0
-    objects: dict[str, dict[str, Any]] = field(default_factory=dict)
-    log: list[Entry] = field(default_factory=list)
-    faults: deque[Fault] = field(default_factory=deque)
-    requests: list[Request] = field(default_factory=list)
-    watches: int = 0  # open right now
+    def __init__(self, clock: Clock, history: History | None = None) -> None:
+        self.clock = clock
+        self.history = history or History()
+        self.watch_list = "yes"  # "refused" answers 422, "ignored" takes it for a plain watch
+        self.page_size = 500
+        self.token = ""  # who does not bring it is Unauthorized
+        self.watch_forbidden = False  # the role allows list only
+        self.lagging = False  # watches say nothing of what happens; lists are quorum reads and know
+        self.faults: deque[Fault] = deque()
+        self.requests: list[Request] = []
+        self.streams: list[_Stream] = []  # open watches
+        self.ended = 0  # watches that ended as agreed
+        self._held: list[Change] = []
+        self._pages: dict[str, list[dict[str, Any]]] = {}
+        self._connections: dict[asyncio.Task[None], tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
 
     async def __aenter__(self) -> Self:
-        self._uids = itertools.count(1)
-        self._changed = asyncio.Event()
-        self._connections: set[asyncio.Task[None]] = set()
+        self.history.listeners.append(self._tell)
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.history.listeners.remove(self._tell)
         self._server.close()
-        self.drop_connections()
+        self.drop()
         if self._connections:
             await asyncio.wait(self._connections)
         await sockets_closed()
 
-    def put(self, name: str, **data: str) -> None:
-        known = self.objects.get(name)
-        uid = known["metadata"]["uid"] if known else f"uid-{next(self._uids)}"
-        self._record("MODIFIED" if known else "ADDED", name, uid, data)
+    def drop(self, end: End = End.RST) -> None:
+        """End every connection in the middle of what it carries."""
+        for stream in self.streams:
+            stream.request.failed = True
+        for task, (_, writer) in self._connections.items():
+            if end is End.RST:
+                reset_when_closed(writer)
+            task.cancel()
 
-    def delete(self, name: str) -> None:
-        gone = self.objects.pop(name)
-        self.version += 1
-        metadata = {**gone["metadata"], "resourceVersion": str(self.version)}
-        self._append(Entry(self.version, "DELETED", {**gone, "metadata": metadata}))
-
-    def recreate(self, name: str) -> None:
-        self.delete(name)
-        self.put(name)
-
-    def compact(self) -> None:
-        """Forget the history: watches from before now are Gone."""
-        self.compacted = self.version
-
-    def roll_back(self, versions: int) -> None:
-        """Be restored from a backup: newer objects and versions have never been."""
-        self.version = max(1, self.version - versions)
-        lost = [entry for entry in self.log if entry.version > self.version]
-        for entry in lost:
-            entry.version, entry.type = 0, "NEVER"
-        self.objects = {}
-        for entry in self.log:
-            if entry.type not in ("ADDED", "MODIFIED", "DELETED"):
-                continue
-            name = entry.object["metadata"]["name"]
-            self.objects.pop(name, None) if entry.type == "DELETED" else self.objects.update({name: entry.object})
-
-    def drop_connections(self) -> None:
-        for connection in self._connections:
-            connection.cancel()
+    def expire(self) -> None:
+        """End every watch as the server does when its `timeoutSeconds` are over."""
+        for stream in self.streams:
+            stream.say(b"")
 
     def say(self, raw: bytes) -> None:
         """Send `raw` on every open watch."""
-        self._append(Entry(0, "RAW", {"raw": raw}))
+        for stream in self.streams:
+            stream.say(raw)
 
-    def bookmark(self, version: int | None = None) -> None:
-        metadata = {"resourceVersion": str(version or self.version)}
-        self.say(line("BOOKMARK", {"kind": "ConfigMap", "metadata": metadata}))
+    def restore(self, versions: int, *, bump: bool = False) -> None:
+        """Come back with etcd restored from a backup; nobody's connection survives that."""
+        self.drop()
+        self.history.restore(versions, bump=bump)
+        self.lagging = False
+        self._held.clear()
+        self._pages.clear()
 
-    def _record(self, kind: str, name: str, uid: str, data: dict[str, str]) -> None:
-        self.version += 1
-        metadata = {"name": name, "namespace": "x", "uid": uid, "resourceVersion": str(self.version)}
-        self.objects[name] = {"metadata": metadata, "data": data}
-        self._append(Entry(self.version, kind, self.objects[name]))
+    def catch_up(self) -> None:
+        """Lag no longer."""
+        self.lagging = False
+        held, self._held = self._held, []
+        for change in held:
+            self._tell(change)
 
-    def _append(self, entry: Entry) -> None:
-        self.log.append(entry)
-        self._changed.set()
-        self._changed = asyncio.Event()
+    def _tell(self, change: Change) -> None:
+        if self.lagging:
+            self._held.append(change)
+            return
+        for stream in self.streams:
+            if change.version > stream.since:  # a restored server is silent until it gets there again
+                stream.say(change.line())
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(self._serve(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
+        self._connections[task] = reader, writer
+        task.add_done_callback(self._connections.pop)
         # Not in the coroutine: a task that is cancelled before its first step never enters it.
         task.add_done_callback(lambda _: writer.transport.abort())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                target = head.split(b" ")[1].decode()
-                params = {name: values[-1] for name, values in parse_qs(urlsplit(target).query).items()}
-                if not await self._answer(writer, params):
-                    break
+            while True:
+                await self._answer(await reader.readuntil(b"\r\n\r\n"), writer)
+        except Broken as broken:
+            if broken.end is End.RST:
+                reset_when_closed(writer)
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass  # the client left, or the test dropped us: a server just ends the connection
 
-    async def _answer(self, writer: asyncio.StreamWriter, params: dict[str, str]) -> bool:
-        """Answer one request; False when the connection must die."""
-        watch = params.get("watch") == "1"
-        self.requests.append(Request(self.moment(), watch, params))
-        fault = self.faults.popleft() if self.faults else None
-        if fault is not None and fault.status:
-            body = json.dumps(status_body(fault.status, "")).encode() if fault.body is None else fault.body
-            await self._respond(writer, fault.status, body, fault.headers)
-            return True
-        if not watch:
-            if fault is not None and fault.then != "close":
+    async def _answer(self, head: bytes, writer: asyncio.StreamWriter) -> None:
+        target = urlsplit(head.split(b" ")[1].decode())
+        params = {name: values[-1] for name, values in parse_qs(target.query).items()}
+        request = Request(self.clock.monotonic(), params.get("watch") == "1", params)
+        self.requests.append(request)
+        if self.token and f"authorization: bearer {self.token}\r\n" not in head.decode().lower():
+            fault: Fault | None = Answer(401)
+        elif self.watch_forbidden and request.watch:
+            fault = Answer(403)
+        else:
+            fault = self.faults.popleft() if self.faults else None
+        match fault:
+            case Answer():
+                request.failed = not self._may_refuse(request, fault)
+                await self._respond(writer, fault)
+            case Stall():
+                request.failed = True
+                writer.write(b"HTTP/1.1 200 OK\r\nX-Slow: " if fault.drip else b"")
+                await self._hang(writer, End.DRIP if fault.drip else End.SILENCE, b"x")
+            case Break() if not request.watch:
+                request.failed = True
                 writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{"items":[')  # less than announced
-                await writer.drain()
-                return False
-            return await self._list(writer, params)
-        return await self._watch(writer, params, fault)
+                await self._hang(writer, fault.then, b" ")
+            case _ if request.watch:
+                await self._watch(writer, request, fault)
+            case _:
+                await self._list(writer, request)
 
-    async def _list(self, writer: asyncio.StreamWriter, params: dict[str, str]) -> bool:
-        offset, _, at = params.get("continue", "").partition(":")
-        if at and int(at) < self.compacted:
-            await self._respond(writer, 410, json.dumps(status_body(410, "Expired")).encode())
-            return True
-        begin, size = int(offset or 0), min(int(params["limit"]), self.page_size)
-        names = sorted(self.objects)
-        metadata = {"resourceVersion": at or str(self.version)}
-        if begin + size < len(names):
-            metadata["continue"] = f"{begin + size}:{at or self.version}"
-        items = [self.objects[name] for name in names[begin : begin + size]]
-        await self._respond(writer, 200, json.dumps({"metadata": metadata, "items": items}).encode())
-        return True
+    def _may_refuse(self, request: Request, answer: Answer) -> bool:
+        """Whether the answer only tells a client that this server knows no WatchList."""
+        return "sendInitialEvents" in request.params and answer.status in (400, 422)
 
-    async def _watch(self, writer: asyncio.StreamWriter, params: dict[str, str], fault: Fault | None) -> bool:
-        initial = "sendInitialEvents" in params
+    async def _list(self, writer: asyncio.StreamWriter, request: Request) -> None:
+        token = request.params.get("continue", "")
+        version = token.partition(":")[0] or str(self.history.version)
+        if token and (int(version) < self.history.compacted or token not in self._pages):
+            request.failed = True
+            await self._respond(writer, Answer(410, json.dumps(status(410, "Expired")).encode()))
+            return
+        left = self._pages[token] if token else [item for _, item in sorted(self.history.objects.items())]
+        size = min(int(request.params["limit"]), self.page_size)
+        metadata = {"resourceVersion": version}
+        if left[size:]:
+            metadata["continue"] = f"{version}:{len(self._pages)}"
+            self._pages[metadata["continue"]] = left[size:]
+        await self._respond(writer, Answer(200, json.dumps({"metadata": metadata, "items": left[:size]}).encode()))
+
+    async def _watch(self, writer: asyncio.StreamWriter, request: Request, fault: Break | None) -> None:
+        initial = "sendInitialEvents" in request.params
         if initial and self.watch_list == "refused":
-            await self._respond(writer, 422, json.dumps(status_body(422, "Invalid")).encode())
-            return True
-        since = int(params.get("resourceVersion") or 0)
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
-        self.watches += 1
+            await self._respond(writer, Answer(422, json.dumps(status(422, "Invalid")).encode()))
+            return
+        stream = _Stream(request, int(request.version or 0))
+        self._begin(stream, initial and self.watch_list == "yes")
+        writer.write(HEADERS)
+        self.streams.append(stream)
         try:
-            if since and since < self.compacted:
-                await self._chunk(writer, line("ERROR", status_body(410, "Expired")))
-            else:
-                await self._stream(writer, since, initial, fault)
-            writer.write(b"0\r\n\r\n")
-            await writer.drain()
-        except _Cut:
-            return False
+            await self._stream(writer, stream, fault)
         finally:
-            self.watches -= 1
-        return True
-
-    async def _stream(self, writer: asyncio.StreamWriter, since: int, initial: bool, fault: Fault | None) -> None:
-        left = fault.lines if fault else -1
-        position = len(self.log)
-        if since:
-            position = next((at for at, entry in enumerate(self.log) if entry.version > since), position)
-        backlog = [] if since else [line("ADDED", self.objects[name]) for name in sorted(self.objects)]
-        if initial and self.watch_list == "yes":
-            end = {"resourceVersion": str(self.version), "annotations": {"k8s.io/initial-events-end": "true"}}
-            backlog.append(line("BOOKMARK", {"kind": "ConfigMap", "metadata": end}))
-        while True:
-            for raw in backlog:
-                if left == 0:
-                    break
-                await self._chunk(writer, raw)
-                left -= 1
-            if left == 0 and fault is not None:
-                await self._misbehave(writer, fault)
-                return
-            changed = self._changed
-            news = self.log[position:]
-            position += len(news)
-            # A restored server has nothing to say about versions that it has not reached again.
-            backlog = [_wire(entry) for entry in news if entry.type == "RAW" or entry.version > since]
-            if not backlog:
-                await changed.wait()
-
-    async def _misbehave(self, writer: asyncio.StreamWriter, fault: Fault) -> None:
-        if fault.say:
-            await self._chunk(writer, fault.say)
-        if fault.then == "cut":
-            raise _Cut
-        if fault.then == "silence":
-            await asyncio.Event().wait()
-
-    async def _chunk(self, writer: asyncio.StreamWriter, raw: bytes) -> None:
-        writer.write(b"%x\r\n%s\r\n" % (len(raw), raw))
+            self.streams.remove(stream)
+        self.ended += 1
+        writer.write(b"0\r\n\r\n")
         await writer.drain()
 
-    async def _respond(
-        self, writer: asyncio.StreamWriter, status: int, body: bytes, headers: tuple[str, ...] = ()
-    ) -> None:
-        lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *headers, "", ""]
+    def _begin(self, stream: "_Stream", end: bool) -> None:
+        """Say what the watch begins with: the content, or what happened since its version."""
+        if not stream.since:
+            for _, item in sorted(self.history.objects.items()):
+                stream.say(line("ADDED", item))
+            if end:
+                stream.say(end_bookmark(self.history.version))
+            stream.since = self.history.version
+        elif stream.since < self.history.compacted:
+            stream.request.failed = True
+            stream.say(line("ERROR", status(410, "Expired")))
+            stream.say(b"")
+        else:
+            for change in self.history.since(stream.since):
+                if change not in self._held:
+                    stream.say(change.line())
+
+    async def _stream(self, writer: asyncio.StreamWriter, stream: "_Stream", fault: Break | None) -> None:
+        left = fault.after if fault else -1
+        while left != 0:
+            if not (raw := await stream.next()):
+                return
+            writer.write(chunk(raw))
+            await writer.drain()
+            left -= 1
+        assert fault is not None
+        stream.request.failed = fault.then is not End.CLOSE or b'"ERROR"' in fault.say
+        if fault.say:
+            writer.write(chunk(fault.say))
+            await writer.drain()
+        if fault.then is not End.CLOSE:
+            await self._hang(writer, fault.then, chunk(b"x"))
+
+    async def _hang(self, writer: asyncio.StreamWriter, end: End, drop: bytes) -> None:
+        """Never finish: go away at once, or say nothing or a drop per second until the client leaves."""
+        if end is End.FIN:
+            await writer.drain()
+            writer.write_eof()
+        elif end in (End.SILENCE, End.DRIP):
+            for _ in range(SILENT_SECONDS):
+                if self._left(writer):
+                    break
+                writer.write(drop if end is End.DRIP else b"")
+                await writer.drain()
+                await self.clock.sleep(1)
+        raise Broken(end)
+
+    def _left(self, writer: asyncio.StreamWriter) -> bool:
+        return any(reader.at_eof() for reader, other in self._connections.values() if other is writer)
+
+    async def _respond(self, writer: asyncio.StreamWriter, answer: Answer) -> None:
+        body = json.dumps(status(answer.status, "")).encode() if answer.body is None else answer.body
+        length = len(body) if answer.announced is None else answer.announced
+        lines = [f"HTTP/1.1 {answer.status} X", f"Content-Length: {length}", *answer.headers, "", ""]
         writer.write("\r\n".join(lines).encode() + body)
         await writer.drain()
+        if length != len(body):
+            raise Broken(End.FIN)
 
 
-class _Cut(Exception):
-    """The connection dies here."""
+class _Stream:
+    """An open watch: what is still to be said on it."""
 
+    def __init__(self, request: Request, since: int) -> None:
+        self.request = request
+        self.since = since
+        self._lines: asyncio.Queue[bytes] = asyncio.Queue()
+        self.say = self._lines.put_nowait  # nothing at all ends the watch
+        self.next = self._lines.get
 
-def _wire(entry: Entry) -> bytes:
-    return bytes(entry.object["raw"]) if entry.type == "RAW" else line(entry.type, entry.object)
+    @property
+    def idle(self) -> bool:
+        """Whether everything was taken."""
+        return self._lines.empty()

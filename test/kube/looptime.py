@@ -1,0 +1,51 @@
+"""Virtual time for sockets too: the event loop's timers follow the clock that our own code waits by."""
+
+import asyncio
+
+from kube.clock import SystemClock
+from test.clock import SkippingClock
+
+# Turns of the loop in which everything on loopback has happened that needs no time.
+TURNS = 50
+
+
+class LoopClock(SkippingClock):
+    """Skips every wait and takes along the timeouts of whoever asks the loop for the time, such as aiohttp.
+
+    To be made inside of the loop. A second of the machine is a second of the loop still, so that polling goes on.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jumps = 0
+        loop = asyncio.get_running_loop()
+        real, begin = loop.time, self.monotonic()
+        loop.time = lambda: real() + self.monotonic() - begin  # type: ignore[method-assign]  # no hook for it exists
+
+    def jump(self, seconds: float) -> None:
+        self.jumps += 1
+        super().jump(seconds)
+
+    async def pass_(self, seconds: float, step: float = 1.0) -> None:
+        """Let time pass in steps, and let everything happen on the sockets in between."""
+        for _ in range(int(seconds / step)):
+            self.jump(step)
+            await turns(5)
+
+
+class FastClock(SystemClock):
+    """Our own waits take a twentieth of their time, for tests with processes that take theirs."""
+
+    FACTOR = 20
+
+    def monotonic(self) -> float:
+        return super().monotonic() * self.FACTOR
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(seconds / self.FACTOR)
+
+
+async def turns(count: int = TURNS) -> None:
+    """Let the loop turn."""
+    for _ in range(count):
+        await asyncio.sleep(0)
