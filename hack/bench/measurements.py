@@ -6,15 +6,11 @@ A measurement reads the figures that runs (plan.py) printed; it starts nothing.
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from hack.bench.objects import FIRST_VERSION, templates
-from hack.bench.stats import Summary, Target, ratios
+from hack.bench.series import Figures, Series, largest, of, over
+from hack.bench.stats import Summary, Target
 
-# Figures of each run by its name, one mapping per repetition.
-Figures = Mapping[str, Sequence[Mapping[str, Any]]]
-Series = Callable[[Figures], list[float]]
-NEVER = float("inf")
 MIB = 1024 * 1024
 PEERS = ("kopf", "SharedInformer", "lightkube")
 
@@ -81,24 +77,6 @@ def _peers(shown: Mapping[str, Series], figures: Figures) -> Mapping[str, Summar
     return {name: summary for name, summary in summed.items() if summary is not None}
 
 
-def of(run: str, figure: str, scale: float = 1.0) -> Series:
-    """One figure of one run; null means never."""
-
-    def series(figures: Figures) -> list[float]:
-        values = [each[figure] for each in figures[run]]
-        return [NEVER if value is None else value * scale for value in values]
-
-    return series
-
-
-def over(numerator: Series, denominator: Series) -> Series:
-    return lambda figures: ratios(numerator(figures), denominator(figures))
-
-
-def largest(*choices: Series) -> Series:
-    return lambda figures: [max(values) for values in zip(*(series(figures) for series in choices), strict=True)]
-
-
 def peers(figure: str, scale: float = 1.0, suffix: str = "") -> Mapping[str, Series]:
     return {name: of(name + suffix, figure, scale) for name in PEERS}
 
@@ -147,7 +125,7 @@ def _garbage(kind: str, run: str, words: str) -> tuple[Measurement, ...]:
         return of(name, "sync_cpu_us")
 
     return (
-        Measurement("GC", f"RSS per 1,000 {words}", "MiB", memory(run), None, _collector(memory, kind)),
+        Measurement("GC", f"RSS per 1,000 of {words}", "MiB", memory(run), None, _collector(memory, kind)),
         Measurement(
             "GC", f"Loop stall, sync and churn of {words}", "ms", _stall(run), Target(30), _collector(_stall, kind)
         ),

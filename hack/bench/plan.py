@@ -92,7 +92,7 @@ def _mirror(
 def _waiting() -> Iterator[Run]:
     yield Run("idle controller", "idle", Task("idle", seconds=IDLE_SECONDS), frozenset(["T7"]), served=0)
     for mode in OUTAGES:
-        yield Run(f"ours, {mode}", "outage", Task("outage", mode=mode), frozenset(["T8"]), served=10)
+        yield Run(f"ours, {mode}", "outage", Task("outage", mode=mode), frozenset(["T8"]), served=0)
         yield _small("kopf", "kopf", "outage", "T8", OUTAGE_SECONDS * 2, mode)
     yield replace(_small("ours", "ours", "silence", "T9", SILENCE_SECONDS), peer=False)
     for name, module in (("SharedInformer", "shared_informer"), ("kopf", "kopf"), ("lightkube", "lightkube")):

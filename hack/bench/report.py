@@ -8,7 +8,7 @@ from typing import Any
 from hack.bench.measurements import Measurement, Result
 from hack.bench.stats import Summary
 
-BEGIN = "<!-- begin: written by make bench-kube-docs -->"
+BEGIN = "<!-- begin: written by python -m hack.bench.kube --write-docs -->"
 END = "<!-- end -->"
 COLUMNS = ("", "measurement", "ours", "target", "", "beside it")
 
@@ -89,7 +89,7 @@ def _beside(measurement: Measurement, peers: Mapping[str, Summary]) -> str:
 def _shown(summary: Summary | None, unit: str) -> str:
     if summary is None:
         return "not measured"
-    middle = f"{number(summary.median)} {unit}".rstrip()
+    middle = number(summary.median) if math.isinf(summary.median) else f"{number(summary.median)} {unit}".rstrip()
     least, most = number(summary.least), number(summary.most)
     return middle if least == most else f"{middle} ({least}…{most})"
 

@@ -5,11 +5,11 @@ The server keeps one core for the whole run and candidates the other, so that ne
 
 import asyncio
 import contextlib
-import functools
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ class BenchError(Exception):
 
 @dataclass(frozen=True)
 class Runner:
+    """Runs candidates on `core`, against the server behind `control`."""
+
     control: int
     core: int
 
@@ -36,12 +38,10 @@ class Runner:
         """Run one candidate against a scenario of its own. Raises BenchError."""
         opening = {"kind": run.kind, "count": run.served, "watch_list": run.watch_list}
         port = (await asyncio.to_thread(ask, self.control, "open", **opening))["port"]
+        task = replace(run.task, port=port, control=self.control, core=self.core)
+        python = str(PEERS_PYTHON) if run.peer else sys.executable
         try:
-            task = replace(run.task, port=port, control=self.control)
-            python = str(PEERS_PYTHON) if run.peer else sys.executable
-            return await _figures(
-                run.name, [python, "-m", f"hack.bench.candidates.{run.module}", task.encode()], self.core
-            )
+            return await _figures(run.name, python, "-m", f"hack.bench.candidates.{run.module}", task.encode())
         finally:
             await asyncio.to_thread(ask, self.control, "close", port=port)
 
@@ -50,7 +50,8 @@ class Runner:
 async def serving() -> AsyncIterator[Runner]:
     """Run the server on the first core; candidates get the last."""
     cores = sorted(os.sched_getaffinity(0))
-    server = await _start([sys.executable, "-m", "hack.bench.server"], cores[0], stdin=asyncio.subprocess.PIPE)
+    command = [sys.executable, "-m", "hack.bench.server", str(cores[0])]
+    server = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, cwd=ROOT)
     assert server.stdout is not None
     assert server.stdin is not None
     try:
@@ -60,29 +61,20 @@ async def serving() -> AsyncIterator[Runner]:
         await server.wait()
 
 
-async def _figures(name: str, command: Sequence[str], core: int) -> Mapping[str, Any]:
-    process = await _start(command, core)
+async def _figures(name: str, *command: str) -> Mapping[str, Any]:
+    # A proxy in the environment is not what shall be measured.
+    environment = {**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, cwd=ROOT, env=environment)
     try:
         async with asyncio.timeout(LONGEST):
             output, errors = await process.communicate()
     except TimeoutError:
-        process.kill()
-        await process.wait()
         raise BenchError(f"{name} took longer than {LONGEST:g} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     if process.returncode:
         raise BenchError(f"{name} failed:\n{errors.decode(errors='replace')}")
     figures: Mapping[str, Any] = json.loads(output.splitlines()[-1])
     return figures
-
-
-async def _start(
-    command: Sequence[str], core: int, stdin: int = asyncio.subprocess.DEVNULL
-) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *command,
-        stdin=stdin,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=ROOT,
-        preexec_fn=functools.partial(os.sched_setaffinity, 0, {core}),
-    )

@@ -1,4 +1,4 @@
-"""The one server that all candidates are measured against: `python -m hack.bench.server` prints its control port.
+"""The one server that all candidates are measured against: `python -m hack.bench.server CORE` prints its control port.
 
 Every scenario has a port of its own and serves one kind in bulk, pre-encoded: lists with limit and continue, WatchList,
 watches. Leases can be written; whatever else is asked for is empty. A scenario can turn dead, silent, hanging, 403 or 500.
@@ -6,39 +6,23 @@ It is no API server: no selectors, no history, nothing is checked. Standard libr
 """
 
 import asyncio
-import functools
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-from hack.bench import discovery
+from hack.bench import discovery, wire
 from hack.bench.objects import FIRST_VERSION, KINDS, templates
 
 # How often a quiet watch gets a bookmark, as from a real API server.
 BOOKMARK_SECONDS = 60.0
-# Watch events per write to the socket: what a busy server's kernel hands over together, each still an HTTP chunk.
-COALESCED = 20
 # The finest steps in which events are paced; asyncio's timers are no finer.
 TICK = 0.001
-WATCH_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 REFUSALS = {"forbidden": (403, "Forbidden"), "broken": (500, "InternalError")}
-
-
-@dataclass(frozen=True)
-class Request:
-    method: str
-    path: str
-    query: Mapping[str, str]
-    body: bytes
-
-    @property
-    def watch(self) -> bool:
-        return self.query.get("watch", "").lower() in ("1", "true")
 
 
 @dataclass
@@ -84,7 +68,7 @@ class Scenario:
         await self.watched.wait()
         made = self._events(events)
         if not rate:
-            while batch := list(itertools.islice(made, COALESCED)):
+            while batch := list(itertools.islice(made, wire.COALESCED)):
                 await self._send(batch)
             return
         started, sent = time.monotonic(), 0
@@ -99,7 +83,7 @@ class Scenario:
         objects = itertools.cycle(templates(self.kind, self.count))
         for template in itertools.islice(objects, events):
             self.version += 1
-            yield _chunk(b'{"type":"MODIFIED","object":%b}\n' % template.at(self.version, time.monotonic_ns()))
+            yield wire.chunk(b'{"type":"MODIFIED","object":%b}\n' % template.at(self.version, time.monotonic_ns()))
 
     async def _send(self, chunks: Iterable[bytes]) -> None:
         piece = b"".join(chunks)
@@ -110,7 +94,7 @@ class Scenario:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections.add(writer)
         try:
-            while request := await _read(reader):
+            while request := await wire.read(reader):
                 self.requests += 1
                 await self._answer(request, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -119,34 +103,34 @@ class Scenario:
             self.connections.discard(writer)
             writer.close()
 
-    async def _answer(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, request: wire.Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.mode == "hang":
             await reader.read()  # until the other side gives up
         elif self.mode in REFUSALS:
-            writer.write(_response(*_refusal(*REFUSALS[self.mode])))
+            writer.write(wire.response(*wire.refusal(*REFUSALS[self.mode])))
         elif "/leases" in request.path:
-            writer.write(_response(*self._lease(request)))
+            writer.write(wire.response(*self._lease(request)))
         elif "sendInitialEvents" in request.query and not self.watch_list:
-            writer.write(_response(*_refusal(422, "Invalid")))
+            writer.write(wire.response(*wire.refusal(422, "Invalid")))
         elif request.watch:
             await self._watch(request, reader, writer)
         elif request.path == KINDS[self.kind].path:
             size = int(request.query.get("limit") or self.count)
             begin = int(request.query.get("continue") or 0)
-            writer.write(_page(self.kind, self.count, begin, size))
+            writer.write(wire.page(self.kind, self.count, begin, size))
         else:
-            writer.write(_response(200, discovery.document(request.path)))
+            writer.write(wire.response(200, discovery.document(request.path)))
         await writer.drain()
 
-    async def _watch(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _watch(self, request: wire.Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Stream until the other side closes; the events themselves come from `push`."""
-        writer.write(WATCH_HEAD)
+        writer.write(wire.WATCH_HEAD)
         bulk = request.path == KINDS[self.kind].path
         if request.query.get("sendInitialEvents") == "true":
-            for piece in _initial(self.kind, self.count) if bulk else ():
+            for piece in wire.initial(self.kind, self.count) if bulk else ():
                 writer.write(piece)
                 await writer.drain()
-            writer.write(_bookmark(self.version, initial=True))
+            writer.write(wire.bookmark(self.version, initial=True))
         self.spoke_at = time.monotonic()
         if bulk:
             self.watches.add(writer)
@@ -154,13 +138,13 @@ class Scenario:
         try:
             while not await _closed(reader, BOOKMARK_SECONDS):
                 if self.mode != "silent":
-                    writer.write(_bookmark(self.version))
+                    writer.write(wire.bookmark(self.version))
         finally:
             self.watches.discard(writer)
             if self.mode == "silent" and bulk:
                 self.left_after = time.monotonic() - self.spoke_at
 
-    def _lease(self, request: Request) -> tuple[int, Mapping[str, Any]]:
+    def _lease(self, request: wire.Request) -> tuple[int, Mapping[str, Any]]:
         """Create, read, replace or merge one Lease, under optimistic concurrency like the real thing."""
         given = json.loads(request.body) if request.body else {}
         if request.method == "POST":
@@ -169,12 +153,12 @@ class Scenario:
             return 201, self._written(path)
         lease = self.leases.get(request.path)
         if lease is None:
-            return _refusal(404, "NotFound")
+            return wire.refusal(404, "NotFound")
         if request.method == "GET":
             return 200, lease
         expected = given["metadata"].get("resourceVersion")
         if expected not in (None, lease["metadata"]["resourceVersion"]):
-            return _refusal(409, "Conflict")
+            return wire.refusal(409, "Conflict")
         lease["spec"] = {**lease["spec"], **given["spec"]}
         return 200, self._written(request.path)
 
@@ -185,20 +169,6 @@ class Scenario:
         return lease
 
 
-async def _read(reader: asyncio.StreamReader) -> Request | None:
-    """One request; None when the connection ends instead."""
-    try:
-        head = await reader.readuntil(b"\r\n\r\n")
-    except asyncio.IncompleteReadError:
-        return None
-    first, *rest = head.decode("latin-1").split("\r\n")
-    method, target, _ = first.split(" ", 2)
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
-    body = await reader.readexactly(int(headers.get("content-length", "0")))
-    url = urlsplit(target)
-    return Request(method, url.path, {name: values[0] for name, values in parse_qs(url.query).items()}, body)
-
-
 async def _closed(reader: asyncio.StreamReader, seconds: float) -> bool:
     """Whether the other side closes the connection within `seconds`."""
     try:
@@ -207,49 +177,6 @@ async def _closed(reader: asyncio.StreamReader, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def _chunk(line: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(line), line)
-
-
-def _bookmark(version: int, *, initial: bool = False) -> bytes:
-    annotations = {"k8s.io/initial-events-end": "true"} if initial else {}
-    content = {"metadata": {"resourceVersion": str(version), "annotations": annotations}}
-    return _chunk(json.dumps({"type": "BOOKMARK", "object": content}).encode() + b"\n")
-
-
-@functools.lru_cache
-def _initial(kind: str, count: int) -> list[bytes]:
-    """The ADDED events that begin a WatchList, in pieces of what goes into one write."""
-    chunks = (_chunk(b'{"type":"ADDED","object":%b}\n' % content) for content in _contents(kind, count))
-    return list(iter(lambda: b"".join(itertools.islice(chunks, COALESCED)), b""))
-
-
-@functools.lru_cache
-def _page(kind: str, count: int, begin: int, size: int) -> bytes:
-    end = min(begin + size, count)
-    items = b",".join(itertools.islice(_contents(kind, count), begin, end))
-    metadata = {"resourceVersion": str(FIRST_VERSION + count), "continue": str(end) if end < count else ""}
-    head = f'{{"kind":"{kind}List","apiVersion":"v1","metadata":{json.dumps(metadata)},"items":['
-    return _raw_response(200, head.encode() + items + b"]}")
-
-
-def _contents(kind: str, count: int) -> Iterator[bytes]:
-    return (template.at(FIRST_VERSION + number) for number, template in enumerate(templates(kind, count), 1))
-
-
-def _refusal(code: int, reason: str) -> tuple[int, Mapping[str, Any]]:
-    return code, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason}
-
-
-def _response(code: int, content: Mapping[str, Any]) -> bytes:
-    return _raw_response(code, json.dumps(content).encode())
-
-
-def _raw_response(code: int, body: bytes) -> bytes:
-    head = f"HTTP/1.1 {code} Answer\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
 
 
 class Control:
@@ -267,7 +194,7 @@ class Control:
 
     async def do_open(self, kind: str, count: int, watch_list: bool) -> Mapping[str, Any]:
         scenario = Scenario(kind, count, watch_list)
-        _initial(kind, count)  # encoded before anybody is measured
+        wire.initial(kind, count)  # encoded before anybody is measured
         port = await scenario.listen()
         self._scenarios[port] = scenario
         return {"port": port}
@@ -296,6 +223,7 @@ class Control:
 
 
 async def main() -> None:
+    os.sched_setaffinity(0, {int(sys.argv[1])})
     listener = await asyncio.start_server(Control().serve, "127.0.0.1", 0)
     print(listener.sockets[0].getsockname()[1], flush=True)
     async with listener:

@@ -1,6 +1,7 @@
 """What a candidate is asked to do, and how it is started and answers. Standard library only: every environment runs it."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ class Task:
     action: str
     port: int = 0
     control: int = 0
+    core: int = 0
     objects: int = 0
     loads: tuple[Load, ...] = ()
     seconds: float = 0.0
@@ -44,7 +46,10 @@ class Task:
 
     @classmethod
     def given(cls) -> "Task":
-        return cls.decode(sys.argv[1])
+        """Read argv, and keep to the core that it names."""
+        task = cls.decode(sys.argv[1])
+        os.sched_setaffinity(0, {task.core})
+        return task
 
 
 def answer(figures: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`kube`: reflector, store with two indexes, handler, work queue, and a worker that reads the object from the store.
+"""`kube`: informer, store with two indexes, handler, work queue, and a worker that reads the object from the store.
 
 The option "collected" leaves the garbage collector as Python has it, to show what `kube`'s policy is worth.
 """
@@ -17,15 +17,13 @@ from kube.api.workload import PODS, Pod
 from kube.api.workspace import WORKSPACES, Workspace
 from kube.client import Client
 from kube.clock import Clock, SystemClock
+from kube.delta import Event
+from kube.informer import Informer
 from kube.meta import Key, Resource
 from kube.queue import INITIAL, WorkQueue
 from kube.store import Indexer, Store
-from kube.watch import Reflector
 
-INDEXERS: Mapping[Resource[Any], Mapping[str, Indexer[Any]]] = {
-    PODS: {"node": lambda pod: _node(pod), "owner": lambda pod: _owner(pod)},
-    WORKSPACES: {"preset": lambda workspace: _preset(workspace), "type": lambda workspace: _type(workspace)},
-}
+INSTANCE = "app.kubernetes.io/instance"
 
 
 class Ours:
@@ -38,15 +36,16 @@ class Ours:
         store: Store[Any] = Store(INDEXERS[resource])
         queue: WorkQueue[Key] = WorkQueue("bench")
 
-        def on_event(event: Any) -> None:
+        def on_event(event: Event[Any]) -> None:
             queue.add(event.object.metadata.key, INITIAL if event.initial else 0)
             probe.handled()
 
         async with await connect(task.url) as client:
-            reflector = Reflector(client, resource, store, on_event)
+            informer: Informer[Any] = Informer(client, resource, store)
+            informer.subscribe(on_event)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(reflector.run())
-                await reflector.synced.wait()
+                tasks.create_task(informer.run())
+                await informer.synced.wait()
                 tasks.create_task(_work(queue, store, probe))
 
 
@@ -79,9 +78,8 @@ def _node(pod: Pod) -> tuple[str, ...]:
     return (pod.spec.node_name,)
 
 
-def _owner(pod: Pod) -> tuple[str, ...]:
-    owner = pod.metadata.controller()
-    return (owner.uid,) if owner else ()
+def _instance(pod: Pod) -> tuple[str, ...]:
+    return (pod.metadata.labels[INSTANCE],)
 
 
 def _preset(workspace: Workspace) -> tuple[str, ...]:
@@ -89,8 +87,14 @@ def _preset(workspace: Workspace) -> tuple[str, ...]:
     return (preset.name,) if preset else ()
 
 
-def _type(workspace: Workspace) -> tuple[str, ...]:
+def _instance_type(workspace: Workspace) -> tuple[str, ...]:
     return (workspace.resource.instance_type,)
+
+
+INDEXERS: Mapping[Resource[Any], Mapping[str, Indexer[Any]]] = {
+    PODS: {"node": _node, "instance": _instance},
+    WORKSPACES: {"preset": _preset, "instanceType": _instance_type},
+}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""`kube`'s reflector while the server is down: how often it asks in the first minute, and in the nine minutes after it.
+"""`kube`'s informer while the server is down: how often it asks in the first minute, and in the nine minutes after it.
 
-Ten minutes pass in ten seconds: the clock that the reflector and its client are given runs sixty times as fast; requests
-and answers are real. Delays are drawn at random, so there are several reflectors, each with a server of its own.
+Ten minutes pass in ten seconds: the clock that the informer and its client are given runs sixty times as fast; requests
+and answers are real. Delays are drawn at random, so there are several informers, each with a server of its own.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from hack.bench.control import ask
 from hack.bench.probe import Connections
 from hack.bench.task import Task, answer
 from kube.api.workload import PODS, Pod
+from kube.informer import Informer
 from kube.store import Store
-from kube.watch import Reflector
 
 FASTER = 60.0
 MINUTE = 60.0
 END = 600.0
-REFLECTORS = 5
+INFORMERS = 5
 
 
 class FastClock:
@@ -39,8 +39,8 @@ class FastClock:
 
 
 async def measure(task: Task) -> Mapping[str, Any]:
-    """Answer for the reflector that asked most often."""
-    counts = await asyncio.gather(*(_one(task) for _ in range(REFLECTORS)))
+    """Answer for the informer that asked most often."""
+    counts = await asyncio.gather(*(_one(task) for _ in range(INFORMERS)))
     return {
         "first_minute": max(first for first, _ in counts),
         "attempts_per_s": max(later for _, later in counts) / (END - MINUTE),
@@ -48,14 +48,14 @@ async def measure(task: Task) -> Mapping[str, Any]:
 
 
 async def _one(task: Task) -> tuple[int, int]:
-    """Requests of one reflector in the first minute, and after it."""
+    """Requests of one informer in the first minute, and after it."""
     port = ask(task.control, "open", kind="Pod", count=10, watch_list=True)["port"]
     clock = FastClock()
     connections = Connections(port)
     async with await connect(f"http://127.0.0.1:{port}", clock) as client:
-        reflector: Reflector[Pod] = Reflector(client, PODS, Store(), lambda _: None, clock=clock)
-        running = asyncio.create_task(reflector.run())
-        await reflector.synced.wait()
+        informer: Informer[Pod] = Informer(client, PODS, Store(), clock=clock)
+        running = asyncio.create_task(informer.run())
+        await informer.synced.wait()
         before = connections.count
         ask(task.control, "fail", port=port, mode=task.mode)
 

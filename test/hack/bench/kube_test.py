@@ -23,5 +23,5 @@ def test_an_unknown_measurement_is_refused(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_task_survives_the_way_through_argv() -> None:
-    task = Task("churn", 1, 2, 3, (Load(4), Load(5, 300)), 6.0, "dead", ("collected",))
+    task = Task("churn", 1, 2, 3, 4, (Load(5), Load(6, 300)), 7.0, "dead", ("collected",))
     assert Task.decode(task.encode()) == task
