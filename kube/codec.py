@@ -19,6 +19,7 @@ from kube.meta import Object, Resource, Wire
 log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Object)
+F = TypeVar("F")
 
 R = TypeVar("R")
 
@@ -39,11 +40,11 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
     items: tuple[T, ...] = ()
 
 
-class Frame(msgspec.Struct, Generic[T], frozen=True, gc=False):
-    """One line of a watch, taken for the usual case: an object of the watched kind."""
+class Frame(msgspec.Struct, Generic[F], frozen=True, gc=False):
+    """One line of a watch: its type and an object of the watched kind, a Bookmark, or a Status."""
 
     type: str
-    object: T
+    object: F
 
 
 class StatusDetails(Wire, frozen=True, kw_only=True):
@@ -101,19 +102,21 @@ class Codec(Generic[T]):
         except RecursionError:
             return deep(self.page, body)
 
-    def frame(self, line: bytes) -> Frame[T] | Frame[Bookmark] | Status:
-        """One watch line: an event, a bookmark, or the error that ends the stream."""
+    def frame(self, line: bytes) -> Frame[T] | Frame[Bookmark] | Frame[Status]:
+        """One watch line: an event, a bookmark, or the error that ends the stream. A blank line is a frame of no type."""
         try:
             frame: Frame[T] = self._frame.decode(line)
             if frame.type in ("ADDED", "MODIFIED", "DELETED"):
                 return frame
         except RecursionError:
             return deep(self.frame, line)
-        except msgspec.ValidationError:
-            pass  # An ERROR or BOOKMARK need not look like an object of this kind; or the object must be salvaged.
+        except msgspec.DecodeError:
+            # An ERROR or BOOKMARK need not look like an object of this kind; or the object must be salvaged.
+            if not line.strip():
+                return Frame("", Bookmark())
         raw = msgspec.json.decode(line, type=_RawFrame)
         if raw.type == "ERROR":
-            return msgspec.json.decode(raw.object, type=Status)
+            return Frame(raw.type, msgspec.json.decode(raw.object, type=Status))
         if raw.type == "BOOKMARK":
             return Frame(raw.type, msgspec.json.decode(raw.object, type=Bookmark))
         return Frame(raw.type, self.object(raw.object))

@@ -49,7 +49,7 @@ class ObjectMeta(Wire, frozen=True, kw_only=True):
 
     @property
     def key(self) -> Key:
-        return Key(self.namespace, self.name)
+        return tuple.__new__(Key, (self.namespace, self.name))  # Key(…) in half the time: every event asks twice
 
     @property
     def deleting(self) -> bool:

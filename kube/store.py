@@ -8,6 +8,7 @@ Refuses to know what an object means beyond its metadata.
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from prometheus_client.core import Metric
@@ -44,6 +45,10 @@ class Store(Generic[T]):
     def all(self) -> list[T]:
         return list(self._objects.values())
 
+    def objects(self) -> Mapping[Key, T]:
+        """A view of all objects by key; `replace` leaves it as it was."""
+        return MappingProxyType(self._objects)
+
     def by_index(self, name: str, value: str) -> list[T]:
         """Objects for which the indexer `name` yielded `value`. Raises KeyError when there is no such indexer."""
         return [self._objects[key] for key in self._indices[name].entries.get(value, ())]
@@ -77,15 +82,18 @@ class Store(Generic[T]):
         self.last_resource_version = resource_version or self.last_resource_version
         return True
 
-    def replace(self, objects: Mapping[Key, T], resource_version: str) -> Mapping[Key, T]:
-        """Swap the whole content in one step; returns the content that it replaces."""
+    def empty(self) -> "Store[T]":
+        """A store of the same indexes with nothing in it, to be filled beside this one, and at leisure."""
+        return Store({name: index.indexer for name, index in self._indices.items()})
+
+    def replace(self, content: "Store[T]", resource_version: str) -> Mapping[Key, T]:
+        """Take over what `content` holds, in one step that costs nothing; returns what was there.
+
+        `content` is not to be used after that. Ten thousand objects take 40 ms to index: nobody else should wait for it.
+        """
         if older(resource_version, self.last_resource_version):
             self.epoch += 1
-        previous, self._objects = self._objects, dict(objects)
-        for index in self._indices.values():
-            index.clear()
-            for key, new in self._objects.items():
-                index.put(key, new)
+        previous, self._objects, self._indices = self._objects, content._objects, content._indices
         self.last_resource_version = resource_version
         return previous
 
@@ -97,13 +105,13 @@ class _Index(Generic[T]):
         # A dict as an ordered set: what a reader gets is in a stable order.
         self.entries: dict[str, dict[Key, None]] = {}
         self._name = name
-        self._indexer = indexer
+        self.indexer = indexer
         # What each object is indexed under. Asking the indexer again could give another answer and leave ghosts.
         self._values: dict[Key, tuple[str, ...]] = {}
 
     def put(self, key: Key, new: T) -> None:
         try:
-            values = tuple(self._indexer(new))
+            values = tuple(self.indexer(new))
         except Exception:  # one object that an indexer cannot read must not stop the cache
             log.exception("Indexing %s failed; it is left out of index %s", key, self._name)
             values = ()
@@ -121,10 +129,6 @@ class _Index(Generic[T]):
             del entry[key]
             if not entry:
                 del self.entries[value]
-
-    def clear(self) -> None:
-        self.entries = {}
-        self._values = {}
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ Refuses to know what an object means and who is told; `kube.informer` is the cal
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from kube import errors, metrics
@@ -28,7 +28,7 @@ from kube.clock import Clock, SystemClock
 from kube.codec import Frame, Page, Status, codec
 from kube.delta import Event, EventType, changes, differences
 from kube.garbage import GARBAGE
-from kube.meta import Key, Object, Resource, older
+from kube.meta import Object, Resource, older
 from kube.store import Store
 from kube.stream import WatchStream
 
@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Object)
 
-FRAME_TYPES = frozenset([*EventType, "BOOKMARK"])
+CHANGES = frozenset(str(each) for each in EventType)
+BOOKMARK = "BOOKMARK"
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 # The server ends each watch after a random time in this range, client-go's, so that watches do not end all at once.
 WATCH_SECONDS = (300, 600)
@@ -71,15 +72,15 @@ class Filling(Generic[T]):
     """Collecting the initial events of a watch, up to the bookmark that ends them."""
 
     stream: Stream
-    objects: dict[Key, T] = field(default_factory=dict)
+    content: Store[T]
 
 
 @dataclass(frozen=True)
 class Listing(Generic[T]):
     """Collecting the pages of a list; `token` continues it."""
 
+    content: Store[T]
     token: str = ""
-    objects: dict[Key, T] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -202,28 +203,28 @@ class Reflector(Generic[T]):
     async def _begin(self) -> State[T]:
         if not self._watch_list or self._list_next:
             self._list_next = False
-            return Listing()
+            return Listing(self._store.empty())
         params = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
         self._list_next = True  # until it has been seen to work
         try:
             stream = await self._open(params)
         except (errors.BadRequest, errors.Invalid):
             self._watch_list = False
-            return Listing()
+            return Listing(self._store.empty())
         self._list_next = False
-        return Filling(stream)
+        return Filling(stream, self._store.empty())
 
     async def _fill(self, state: Filling[T]) -> State[T]:
         with GARBAGE.paused(self.synced.is_set()):
             grown = self._clock.monotonic()
             while lines := await state.stream.lines.lines():
-                count = len(state.objects)
-                frames = self._frames(lines)
-                if end := _gather(frames, state.objects):
-                    await self._swap(state.objects, end)
+                count = len(state.content)
+                frames = map(self._codec.frame, lines)
+                if end := _gather(frames, state.content):
+                    await self._swap(state.content, end)
                     await self._follow(frames)
                     return Watching(state.stream)
-                if len(state.objects) > count:
+                if len(state.content) > count:
                     grown = self._clock.monotonic()
                 elif self._clock.monotonic() - grown > INITIAL_SECONDS:
                     break
@@ -233,10 +234,11 @@ class Reflector(Generic[T]):
         with GARBAGE.paused(self.synced.is_set()):
             self.metrics.lists += 1
             page = await self._page(token=state.token)
-            state.objects.update((item.metadata.key, item) for item in page.items)
+            for item in page.items:
+                state.content.put(item)
             if page.metadata.continue_:
-                return Listing(page.metadata.continue_, state.objects)
-            await self._swap(state.objects, page.metadata.resource_version)
+                return Listing(state.content, page.metadata.continue_)
+            await self._swap(state.content, page.metadata.resource_version)
             return Listed()
 
     async def _resume(self) -> State[T]:
@@ -246,7 +248,7 @@ class Reflector(Generic[T]):
 
     async def _watch(self, stream: Stream) -> State[T]:
         while lines := await stream.lines.lines():
-            await self._follow(self._frames(lines))
+            await self._follow(map(self._codec.frame, lines))
         await stream.lines.close()
         if self._clock.monotonic() - stream.opened < SHORT_WATCH:
             self.metrics.short_watches += 1
@@ -256,10 +258,12 @@ class Reflector(Generic[T]):
     async def _follow(self, frames: Iterator[Frame[Any]]) -> None:
         """Bring the store up to date, with a turn for others where much has arrived at once."""
         for count, frame in enumerate(frames, 1):
-            if frame.type == "BOOKMARK":
+            if frame.type in CHANGES:
+                self._receive(frame)
+            elif frame.type == BOOKMARK:
                 await self._advance(frame.object.metadata.resource_version)
             else:
-                self._receive(frame)
+                _refuse(frame)
             if count % TURN == 0:
                 await asyncio.sleep(0)
 
@@ -275,19 +279,6 @@ class Reflector(Generic[T]):
         return await self._client.page(
             self._resource, namespace=self._namespace, query=self._selectors, retries=0, **options
         )
-
-    def _frames(self, lines: Iterable[bytes]) -> Iterator[Frame[Any]]:
-        """The events and bookmarks of some lines. Raises the error that the server put between them."""
-        for line in lines:
-            if not line or line.isspace():
-                continue
-            frame = self._codec.frame(line)
-            if isinstance(frame, Status):
-                raise status_error(frame)
-            if frame.type in FRAME_TYPES:
-                yield frame
-            else:
-                log.warning("Skipping an event of unknown type %s", frame.type)
 
     async def _advance(self, version: str) -> None:
         if not self._store.advance(version):
@@ -322,17 +313,17 @@ class Reflector(Generic[T]):
         for event in changes(old, new):
             self._on_event(event)
 
-    async def _swap(self, objects: Mapping[Key, T], resource_version: str) -> None:
-        """Make `objects` the content of the store, then report the differences."""
+    async def _swap(self, content: Store[T], resource_version: str) -> None:
+        """Make `content` that of the store, then report the differences."""
         epoch = self._store.epoch
-        previous = self._store.replace(objects, resource_version)
+        previous = self._store.replace(content, resource_version)
         self._probed_at = self._clock.monotonic()
         restored = self._store.epoch != epoch
         if restored:
             self.metrics.epochs += 1
             log.error("The history of %s went back in time; reading everything anew", self._resource.plural)
         self.swapping, self.refused = True, ""
-        told = differences(previous, objects, initial=not self.synced.is_set(), everything=restored)
+        told = differences(previous, self._store.objects(), initial=not self.synced.is_set(), everything=restored)
         try:
             for count, event in enumerate(told, 1):
                 self._on_event(event)
@@ -343,19 +334,28 @@ class Reflector(Generic[T]):
         self.synced.set()
 
 
-def _gather(frames: Iterator[Frame[Any]], objects: dict[Key, Any]) -> str:
-    """Collect initial events in `objects`; the version of the bookmark that ends them, or "" where it has not come."""
+def _gather(frames: Iterator[Frame[Any]], content: Store[Any]) -> str:
+    """Collect initial events in `content`; the version of the bookmark that ends them, or "" where it has not come."""
     for frame in frames:
-        metadata = frame.object.metadata
-        if frame.type == "DELETED":
-            objects.pop(metadata.key, None)
-        elif frame.type != "BOOKMARK":
-            objects[metadata.key] = frame.object
-        elif metadata.annotations.get(INITIAL_EVENTS_END) == "true":
-            if not metadata.resource_version:
+        if frame.type == EventType.DELETED:
+            content.remove(frame.object.metadata.key)
+        elif frame.type in CHANGES:
+            content.put(frame.object)
+        elif frame.type != BOOKMARK:
+            _refuse(frame)
+        elif frame.object.metadata.annotations.get(INITIAL_EVENTS_END) == "true":
+            if not frame.object.metadata.resource_version:
                 raise errors.ConnectionFailed("the bookmark that ends the initial events names no version")
-            return str(metadata.resource_version)
+            return str(frame.object.metadata.resource_version)
     return ""
+
+
+def _refuse(frame: Frame[Any]) -> None:
+    """Raise the error that the server put into the stream; pass over what no version of it has sent so far."""
+    if isinstance(frame.object, Status):
+        raise status_error(frame.object)
+    if frame.type:
+        log.warning("Skipping an event of unknown type %s", frame.type)
 
 
 def _position_stands(state: State[T], error: Exception) -> bool:

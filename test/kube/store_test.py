@@ -78,7 +78,10 @@ class StoreMachine(RuleBasedStateMachine):
         objects = [config_map(name, version, **labels) for name, labels in items.items()]
         self.model = {item.metadata.key: item for item in objects}
         was = self.store.last_resource_version
-        assert self.store.replace(self.model, str(version)) == previous
+        content = self.store.empty()
+        for item in objects:
+            content.put(item)
+        assert self.store.replace(content, str(version)) == previous
         assert self.store.epoch == epoch + older(str(version), was)
         self.newest = version
 
@@ -211,7 +214,9 @@ def test_a_restored_etcd_frees_those_who_wait_for_its_lost_future() -> None:
     store.advance("1000")
     consistency.wrote(OWNER, CONFIG_MAPS, config_map("a", 1001))
     consistency.deleted(OWNER, CONFIG_MAPS, config_map("b", 7))
-    store.replace({Key("x", "b"): config_map("b", 7)}, "500")
+    restored = store.empty()
+    restored.put(config_map("b", 7))
+    store.replace(restored, "500")
     assert consistency.caught_up(OWNER, "uid-1")
 
 
