@@ -148,12 +148,13 @@ class Auth:
         async with self._refreshing:
             if refused != self._generation:
                 return True
-            self._generation += 1
+            # Re-reading a kubeconfig may start an exec plugin: only a 401 is worth that. Rotated files are cheap.
+            reuse = periodic and not in_cluster()
+            # A look at the files is no reading: whoever is refused with this identity still has to read again.
+            self._generation += not reuse
             self._read_at = self._clock.monotonic()
             previous = self._identity, self._pool
             try:
-                # Re-reading a kubeconfig may start an exec plugin: only a 401 is worth that. Rotated files are cheap.
-                reuse = periodic and not in_cluster()
                 self._adopt(self._identity if reuse else await self._source())
             except (OSError, errors.NoCredentials):
                 # Half-written by whoever rotates it. The old reading may still work; the next minute reads again.

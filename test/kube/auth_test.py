@@ -164,8 +164,9 @@ async def test_client_certificate_of_a_kubeconfig_is_renewed(
     assert [name for _, name in door[0].seen] == ["old-name", "new-name"]
 
 
+@pytest.mark.parametrize("idle", [0, 61])
 async def test_exec_plugin_is_asked_again_after_a_refusal(
-    authority: Authority, door: tuple[Door, int], tmp_path: Path
+    authority: Authority, door: tuple[Door, int], tmp_path: Path, idle: int
 ) -> None:
     token = tmp_path / "token"
     token.write_text("first")
@@ -180,8 +181,10 @@ async def test_exec_plugin_is_asked_again_after_a_refusal(
         "interactiveMode": "Never",
     }
     kubeconfig = write_kubeconfig(tmp_path, door[1], authority, {"exec": plugin})
-    async with await Client.connect(user_agent="test", kubeconfig=str(kubeconfig)) as client:
+    clock = VirtualClock()
+    async with await Client.connect(user_agent="test", kubeconfig=str(kubeconfig), clock=clock) as client:
         await client.get(CONFIG_MAPS, KEY)
+        clock.jump(idle)
         token.write_text("second")
         door[0].token = "second"
         await client.get(CONFIG_MAPS, KEY)
