@@ -35,7 +35,7 @@ class _Subscription(Generic[T]):
     handler: Handler[T]
     resync: float
     due: float
-    late: bool  # came while the content was being replaced: it heard of the new content and needs no differences
+    heard: int  # the swap in which it came: it heard of the new content and needs no differences
 
 
 class Informer(Generic[T]):
@@ -82,11 +82,11 @@ class Informer(Generic[T]):
 
         Every `resync` seconds, stretched by up to a tenth, it hears of everything again, from the store alone; never at 0.
         """
-        late = self._reflector.swapping
-        if late or self.synced.is_set():
+        swap = self._reflector.swapping
+        if swap or self.synced.is_set():
             for item in self.store.all():
                 _deliver(handler, Event(EventType.ADDED, item, initial=True))
-        self._subscriptions.append(_Subscription(handler, resync, self._next(resync), late))
+        self._subscriptions.append(_Subscription(handler, resync, self._next(resync), swap))
 
     async def run(self) -> None:
         """Mirror until cancelled."""
@@ -95,12 +95,10 @@ class Informer(Generic[T]):
             group.create_task(self._resync())
 
     def _tell(self, event: Event[T]) -> None:
+        swap = self._reflector.swapping
         for subscription in self._subscriptions:
-            if subscription.late:
-                if self._reflector.swapping:
-                    continue
-                subscription.late = False
-            _deliver(subscription.handler, event)
+            if not swap or subscription.heard != swap:
+                _deliver(subscription.handler, event)
 
     async def _resync(self) -> None:
         while True:

@@ -129,8 +129,9 @@ class Reflector(Generic[T]):
         clock: Clock | None = None,
     ) -> None:
         self.synced = asyncio.Event()
-        # Whether the content was just replaced and the differences are still being told.
-        self.swapping = False
+        # The number of the swap whose differences are being told; 0 while none is.
+        self.swapping = 0
+        self._swaps = 0
         # Why the server will not let us read, while it does not: a role is missing.
         self.refused = ""
         self.metrics = metrics.ReflectorMetrics(resource.plural)
@@ -322,7 +323,8 @@ class Reflector(Generic[T]):
         if restored:
             self.metrics.epochs += 1
             log.error("The history of %s went back in time; reading everything anew", self._resource.plural)
-        self.swapping, self.refused = True, ""
+        self._swaps += 1
+        self.swapping, self.refused = self._swaps, ""
         told = differences(previous, self._store.objects(), initial=not self.synced.is_set(), everything=restored)
         try:
             for count, event in enumerate(told, 1):
@@ -330,7 +332,7 @@ class Reflector(Generic[T]):
                 if count % TURN == 0:
                     await asyncio.sleep(0)
         finally:
-            self.swapping = False
+            self.swapping = 0
         self.synced.set()
 
 
