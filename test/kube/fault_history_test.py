@@ -119,7 +119,7 @@ async def test_watch_list_without_an_end_is_listed_after_a_minute(server: WatchS
     async with mirrored(server, clock) as mirror:
         await eventually(lambda: server.streams)
         for _ in range(3):
-            await clock.pass_(25)
+            await clock.elapse(25)
             server.say(bookmark(server.history.version))
             await turns()
         await follows(mirror, server)
@@ -132,7 +132,7 @@ async def test_silent_watch_list_is_listed_after_75_seconds(server: WatchServer,
     server.watch_list = "ignored"
     async with mirrored(server, clock) as mirror:
         await eventually(lambda: server.streams)
-        await clock.pass_(77)
+        await clock.elapse(77)
         await follows(mirror, server)
         watch, listed = server.requests[:2]
         assert not listed.watch
@@ -186,7 +186,7 @@ async def test_etcd_that_went_back_behind_an_open_watch_is_noticed_when_it_ends(
 ) -> None:
     server.history.restore(1)  # and nobody's connection broke
     for _ in range(PROBE // 60):
-        await clock.pass_(60)
+        await clock.elapse(60)
         server.say(b"\n")
         await turns()
     server.expire()

@@ -10,8 +10,7 @@ import pytest
 
 from test.clock import VirtualClock
 from test.expect import eventually
-from test.kube.faults import GONE, HTML, INTERNAL
-from test.kube.history import too_large
+from test.kube.history import GONE, HTML, INTERNAL, too_large
 from test.kube.mirror import follows, mirrored
 from test.kube.proxy import FaultProxy
 from test.kube.server import WatchServer

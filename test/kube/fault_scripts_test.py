@@ -8,19 +8,19 @@ import asyncio
 from hypothesis import given, settings
 
 from test import profile
-from test.kube import faults, oracle
+from test.kube import faults, oracle, scripts
 from test.kube.looptime import LoopClock
 from test.kube.mirror import Credential, mirrored
 from test.kube.server import WatchServer
 
 
 @settings(max_examples=profile.examples(300, 10_000))
-@given(faults.scripts)
-def test_reflector_survives_every_script(script: faults.Script) -> None:
+@given(scripts.scripts)
+def test_reflector_survives_every_script(script: scripts.Script) -> None:
     asyncio.run(_survive(script))
 
 
-async def _survive(script: faults.Script) -> None:
+async def _survive(script: scripts.Script) -> None:
     clock, credential = LoopClock(), Credential()
     async with WatchServer(clock) as server, mirrored(server, clock, credential) as mirror:
         server.watch_list, server.page_size = script.watch_list, 2

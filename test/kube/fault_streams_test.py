@@ -10,12 +10,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from test.expect import eventually
-from test.kube.faults import BUSY, CUT_SHORT, GONE, HTML, INTERNAL, TOO_LARGE
-from test.kube.history import bookmark
+from test.kube.history import BUSY, CUT_SHORT, GONE, HTML, INTERNAL, TOO_LARGE, bookmark
 from test.kube.looptime import LoopClock, turns
 from test.kube.mirror import Mirror, follows, mirrored
-from test.kube.server import Request, WatchServer
-from test.kube.wire import Break, End
+from test.kube.server import WatchServer
+from test.kube.wire import Break, End, Request
 
 MIB = 2**20
 
@@ -88,9 +87,9 @@ async def test_silent_stream_is_given_up_after_75_seconds_and_not_before(server:
     server.history.put("a")
     async with mirrored(server, clock) as mirror:
         await follows(mirror, server)
-        await clock.pass_(73)
+        await clock.elapse(73)
         assert len(server.requests) == 1
-        await clock.pass_(3)
+        await clock.elapse(3)
         await eventually(lambda: len(server.requests) == 3)
         assert server.requests[-1].version == "11", "no need to read everything again"
 
@@ -99,7 +98,7 @@ async def test_quiet_stream_with_bookmarks_is_kept(server: WatchServer, clock: L
     async with mirrored(server, clock) as mirror:
         await follows(mirror, server)
         for _ in range(9):
-            await clock.pass_(60)
+            await clock.elapse(60)
             server.say(bookmark(server.history.version))
             await turns()
         assert len(server.requests) == 1
@@ -111,7 +110,7 @@ async def test_dripping_line_is_given_up_after_30_seconds(server: WatchServer, c
         await follows(mirror, server)
         for second in range(62):  # the watchdog looks every 30 s
             server.say(b"x")
-            await clock.pass_(1)
+            await clock.elapse(1)
             assert second > 28 or not mirror.reflector.metrics.failures
         assert mirror.reflector.metrics.failures == 1
         server.history.put("b")

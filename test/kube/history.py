@@ -133,3 +133,12 @@ def too_large() -> dict[str, Any]:
     """What a server says whose cache has not reached the version asked for."""
     cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
     return status(504, "Timeout", causes=[cause], retryAfterSeconds=1)
+
+
+# What is no event: said in the middle of a watch.
+HTML = b"<html>bad gateway</html>"
+GONE = line("ERROR", status(410, "Expired"))
+INTERNAL = line("ERROR", status(500, "InternalError"))
+BUSY = line("ERROR", status(429, "TooManyRequests", retryAfterSeconds=2))
+TOO_LARGE = line("ERROR", too_large())
+CUT_SHORT = b'{"type":"MODIFIED","object":{"metadata":{"name":"a"'

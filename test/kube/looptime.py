@@ -26,7 +26,7 @@ class LoopClock(SkippingClock):
         self.jumps += 1
         super().jump(seconds)
 
-    async def pass_(self, seconds: float, step: float = 1.0) -> None:
+    async def elapse(self, seconds: float, step: float = 1.0) -> None:
         """Let time pass in steps, and let everything happen on the sockets in between."""
         for _ in range(int(seconds / step)):
             self.jump(step)

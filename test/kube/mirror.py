@@ -63,9 +63,12 @@ class Mirror:
 
 @dataclass
 class Credential:
-    """Who we are to the server, to be rotated; read anew whenever the client asks."""
+    """Who we are to the server, and whom we trust; read anew whenever the client asks."""
 
     token: str = ""
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
 
 
 class Peer(Protocol):
@@ -76,9 +79,11 @@ class Peer(Protocol):
 
 @asynccontextmanager
 async def connected(peer: Peer, clock: Clock, credential: Credential | None = None) -> AsyncIterator[Client]:
+    known = credential or Credential()
+
     async def source() -> auth.Identity:
-        bearer = f"Bearer {credential.token}" if credential and credential.token else ""
-        return auth.Identity(peer.url, authorization=bearer)
+        bearer = f"Bearer {known.token}" if known.token else ""
+        return auth.Identity(peer.url, bearer, known.ca_file, known.cert_file, known.key_file)
 
     async with Client(await auth.Auth.load(source, clock), user_agent="test", clock=clock) as client:
         yield client

@@ -8,7 +8,8 @@ test_line_without_an_end_is_not_hoarded. Knows no fault.
 import itertools
 
 from test.kube.mirror import Mirror
-from test.kube.server import Request, WatchServer
+from test.kube.server import WatchServer
+from test.kube.wire import Request
 
 # client-go's numbers: backoff doubles from 0.8 s to 30 s and is stretched by up to twice.
 FAILURES_PER_MINUTE = 8

@@ -8,33 +8,30 @@ the middle of a line, and keeps time by a clock of the test's. It is not an API 
 
 import asyncio
 import json
+import ssl
 from collections import deque
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 from kube.clock import Clock
 from test.kube.history import Change, History, end_bookmark, line, status
-from test.kube.wire import Answer, Break, End, Fault, Stall, chunk, reset_when_closed, sockets_closed
+from test.kube.wire import (
+    Answer,
+    Break,
+    End,
+    Fault,
+    Request,
+    Stall,
+    Stream,
+    chunk,
+    reset_when_closed,
+    sockets_closed,
+)
 
 HEADERS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 # Longer than any patience that the client may have.
 SILENT_SECONDS = 300
-
-
-@dataclass
-class Request:
-    """One request, and whether the server failed at it: refused it, or broke off."""
-
-    moment: float
-    watch: bool
-    params: dict[str, str]
-    failed: bool = False
-
-    @property
-    def version(self) -> str:
-        return self.params.get("resourceVersion", "")
 
 
 class Broken(Exception):
@@ -48,8 +45,9 @@ class Broken(Exception):
 class WatchServer:
     """Start it with `async with`; change `history` and its own attributes at any time. Two may serve one history."""
 
-    def __init__(self, clock: Clock, history: History | None = None) -> None:
+    def __init__(self, clock: Clock, history: History | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.clock = clock
+        self.tls = tls
         self.history = history or History()
         self.watch_list = "yes"  # "refused" answers 422, "ignored" takes it for a plain watch
         self.page_size = 500
@@ -58,7 +56,7 @@ class WatchServer:
         self.lagging = False  # watches say nothing of what happens; lists are quorum reads and know
         self.faults: deque[Fault] = deque()
         self.requests: list[Request] = []
-        self.streams: list[_Stream] = []  # open watches
+        self.streams: list[Stream] = []  # open watches
         self.ended = 0  # watches that ended as agreed
         self._held: list[Change] = []
         self._pages: dict[str, list[dict[str, Any]]] = {}
@@ -66,9 +64,9 @@ class WatchServer:
 
     async def __aenter__(self) -> Self:
         self.history.listeners.append(self._tell)
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self.tls)
         self.port: int = self._server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
         return self
 
     async def __aexit__(
@@ -143,7 +141,9 @@ class WatchServer:
     async def _answer(self, head: bytes, writer: asyncio.StreamWriter) -> None:
         target = urlsplit(head.split(b" ")[1].decode())
         params = {name: values[-1] for name, values in parse_qs(target.query).items()}
-        request = Request(self.clock.monotonic(), params.get("watch") == "1", params)
+        certificate = writer.get_extra_info("peercert")
+        who = certificate["subject"][-1][0][1] if certificate else ""
+        request = Request(self.clock.monotonic(), params.get("watch") == "1", params, who)
         self.requests.append(request)
         if self.token and f"authorization: bearer {self.token}\r\n" not in head.decode().lower():
             fault: Fault | None = Answer(401)
@@ -192,7 +192,7 @@ class WatchServer:
         if initial and self.watch_list == "refused":
             await self._respond(writer, Answer(422, json.dumps(status(422, "Invalid")).encode()))
             return
-        stream = _Stream(request, int(request.version or 0))
+        stream = Stream(request, int(request.version or 0))
         self._begin(stream, initial and self.watch_list == "yes")
         writer.write(HEADERS)
         self.streams.append(stream)
@@ -204,7 +204,7 @@ class WatchServer:
         writer.write(b"0\r\n\r\n")
         await writer.drain()
 
-    def _begin(self, stream: "_Stream", end: bool) -> None:
+    def _begin(self, stream: "Stream", end: bool) -> None:
         """Say what the watch begins with: the content, or what happened since its version."""
         if not stream.since:
             for _, item in sorted(self.history.objects.items()):
@@ -221,7 +221,7 @@ class WatchServer:
                 if change not in self._held:
                     stream.say(change.line())
 
-    async def _stream(self, writer: asyncio.StreamWriter, stream: "_Stream", fault: Break | None) -> None:
+    async def _stream(self, writer: asyncio.StreamWriter, stream: "Stream", fault: Break | None) -> None:
         left = fault.after if fault else -1
         while left != 0:
             if not (raw := await stream.next()):
@@ -262,19 +262,3 @@ class WatchServer:
         await writer.drain()
         if length != len(body):
             raise Broken(End.FIN)
-
-
-class _Stream:
-    """An open watch: what is still to be said on it."""
-
-    def __init__(self, request: Request, since: int) -> None:
-        self.request = request
-        self.since = since
-        self._lines: asyncio.Queue[bytes] = asyncio.Queue()
-        self.say = self._lines.put_nowait  # nothing at all ends the watch
-        self.next = self._lines.get
-
-    @property
-    def idle(self) -> bool:
-        """Whether everything was taken."""
-        return self._lines.empty()

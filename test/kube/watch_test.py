@@ -8,8 +8,7 @@ import pytest
 from kube.meta import Key
 from kube.watch import Unknown
 from test.expect import eventually
-from test.kube.faults import GONE
-from test.kube.history import bookmark, line
+from test.kube.history import GONE, bookmark, line
 from test.kube.looptime import LoopClock, turns
 from test.kube.mirror import Mirror, connected, follows, mirrored
 from test.kube.server import WatchServer

@@ -1,4 +1,4 @@
-"""What can go wrong with one request, as values, and the bytes and socket options that it takes.
+"""What can go wrong with one request, as values, and the small parts that servers and proxies of the tests are made of.
 
 `test.kube.server` uses the values up, one per request, in order.
 """
@@ -49,6 +49,37 @@ class Stall:
 Fault = Answer | Break | Stall
 
 
+@dataclass
+class Request:
+    """One request, and whether the server failed at it: refused it, or broke off."""
+
+    moment: float
+    watch: bool
+    params: dict[str, str]
+    who: str = ""  # the name on the client's certificate
+    failed: bool = False
+
+    @property
+    def version(self) -> str:
+        return self.params.get("resourceVersion", "")
+
+
+class Stream:
+    """An open watch: what is still to be said on it."""
+
+    def __init__(self, request: Request, since: int) -> None:
+        self.request = request
+        self.since = since
+        self._lines: asyncio.Queue[bytes] = asyncio.Queue()
+        self.say = self._lines.put_nowait  # nothing at all ends the watch
+        self.next = self._lines.get
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything was taken."""
+        return self._lines.empty()
+
+
 def chunk(raw: bytes) -> bytes:
     """HTTP/1.1 chunked transfer encoding."""
     return b"%x\r\n%s\r\n" % (len(raw), raw)
@@ -56,8 +87,8 @@ def chunk(raw: bytes) -> bytes:
 
 def reset_when_closed(writer: asyncio.StreamWriter) -> None:
     """Have the kernel send RST instead of FIN: what was sent but not read yet is lost to the peer, too."""
-    plug: socket.socket = writer.get_extra_info("socket")
-    if plug.fileno() >= 0:  # else it has gone already
+    plug: socket.socket | None = writer.get_extra_info("socket")
+    if plug is not None and plug.fileno() >= 0:  # else it has gone already
         plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
