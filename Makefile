@@ -6,6 +6,7 @@ SHELL := /usr/bin/env bash -o pipefail
 PYTHON ?= python3
 VENV := .venv
 RUNTIME_VENV := .venv-runtime
+BENCH_VENV := .venv-bench
 PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
 # Where hack.local puts a kubectl that it had to build itself.
@@ -64,6 +65,21 @@ test-control-plane:
 
 test-runtime:
 	$(RUNTIME_VENV)/bin/python -m pytest --confcutdir=test/runtime test/runtime $(KFLAG) $(SELECTED)
+
+mutants: venv ## Break each invariant of kube/ in a copy; its named test must fail
+	$(PY) -m hack.mutants
+
+# The long searches: as many examples as the design asks for, and what takes real minutes.
+nightly: venv mutants ## The long searches: 10,000 fault scripts, 100,000 steps of election, ten idle minutes, mutants
+	$(PY) -m hack.local assets
+	PATH="$(TOOLS):$$PATH" $(PY) -m pytest test/kube test/controller test/provisioner --hypothesis-profile=nightly $(KFLAG)
+
+bench-kube: venv $(BENCH_VENV)/.installed ## kube/ beside kopf, SharedInformer and lightkube: docs/performance.md
+	$(PY) -m hack.bench.kube
+$(BENCH_VENV)/.installed: hack/bench/requirements.txt | $(VENV)/.installed
+	@test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	$(UV) pip install --quiet --python $(BENCH_VENV)/bin/python --requirements hack/bench/requirements.txt
+	@touch $@
 
 e2e: root-on-linux venv venv-runtime ## The demo's session and its failures as user stories on AKS in a box (root). K=expr selects
 	$(PY) -m pytest e2e -x -p no:cacheprovider $(KFLAG)
