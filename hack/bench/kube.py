@@ -81,6 +81,8 @@ def parse(arguments: Sequence[str]) -> Options:
     only = tuple(given.only.split(",")) if given.only else IDS
     if unknown := set(only) - set(IDS):
         parser.error(f"no such measurement: {', '.join(sorted(unknown))}")
+    if given.write_docs and (given.only or given.no_peers):
+        parser.error("the documentation shows everything: --write-docs goes with neither --only nor --no-peers")
     repetitions = QUICK_REPETITIONS if given.quick else REPETITIONS
     return Options(only, repetitions, not given.no_peers, given.write_docs)
 

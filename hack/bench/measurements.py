@@ -134,7 +134,12 @@ def _garbage(kind: str, run: str, words: str) -> tuple[Measurement, ...]:
 
 
 _EVENT = of("ours", "event_us")
-_ALL_EVENTS = {"ours": _EVENT, "floor": of("floor", "event_us"), **peers("event_us")}
+_ALL_EVENTS = {
+    "ours": _EVENT,
+    "floor": of("floor", "event_us"),
+    "floor with a dict": of("floor, kept", "event_us"),
+    **peers("event_us"),
+}
 
 MEASUREMENTS: Sequence[Measurement] = (
     Measurement(

@@ -58,7 +58,9 @@ def _wanted(runs: Iterator[Run], wanted: Collection[str], peers: bool) -> Iterat
 
 def _mirrors() -> Iterator[Run]:
     costs = frozenset(["T1", "T2", "T3", "T4", "T5", "GC"])
-    yield Run("floor", "floor", Task("churn", loads=(Load(EVENTS["floor"]),)), frozenset(["T1"]))
+    for name, objects in (("floor", 0), ("floor, kept", PODS)):
+        task = Task("churn", objects=objects, loads=(Load(EVENTS["floor"]),))
+        yield Run(name, "floor", task, frozenset(["T1"]))
     yield _mirror("ours", "ours", costs)
     yield replace(_mirror("ours, paged", "ours", frozenset(["T2"]), loads=()), watch_list=False)
     yield _mirror("ours, collector untouched", "ours", frozenset(["GC"]), options=("collected",), paced=())

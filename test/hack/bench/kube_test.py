@@ -2,7 +2,7 @@
 
 import pytest
 
-from hack.bench import kube
+from hack.bench import kube, report
 from hack.bench.measurements import IDS
 from hack.bench.task import Load, Task
 
@@ -20,6 +20,17 @@ def test_an_unknown_measurement_is_refused(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         kube.parse(["--only", "T99"])
     assert "no such measurement: T99" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("less", [["--only", "T1"], ["--no-peers"]])
+def test_the_documentation_is_not_overwritten_with_a_part(less: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        kube.parse(["--write-docs", *less])
+    assert "shows everything" in capsys.readouterr().err
+
+
+def test_the_documentation_has_a_place_for_the_table() -> None:
+    assert "a new table" in report.insert(kube.DOCUMENT.read_text(encoding="utf-8"), "a new table")
 
 
 def test_a_task_survives_the_way_through_argv() -> None:
