@@ -116,11 +116,10 @@ class EventRecorder:
         action: str,
     ) -> None:
         """Record an event. `reason` says why in CamelCase, `action` what was done, `message` is for people."""
-        note = message if len(message.encode()) <= NOTE_LIMIT else _cut(message)
         if len(self._pending) >= QUEUE_SIZE or not self._allowed(regarding):
             self.dropped += 1
             return
-        self._pending.append(_Cause(regarding, type, reason, action, note))
+        self._pending.append(_Cause(regarding, type, reason, action, _note(message)))
         self._arrived.set()
 
     async def run(self) -> None:
@@ -195,7 +194,7 @@ class EventRecorder:
                 await self._clock.sleep(TRY_SECONDS * (1 + random.random() / 4))
             except errors.AlreadyExists:
                 return key  # an earlier try arrived after all
-            except errors.KubeError as error:
+            except (errors.KubeError, ValueError) as error:  # ValueError: an answer that is no answer
                 log.info("An event was refused: %s", error)
                 break
             else:
@@ -254,5 +253,7 @@ class EventRecorder:
         yield from metrics.counters(["controller"], [self._controller], series)
 
 
-def _cut(message: str) -> str:
-    return message.encode()[: NOTE_LIMIT - 3].decode(errors="ignore") + "…"
+def _note(message: str) -> str:
+    """`message` as JSON and the API server take it: without halves of characters, and not too long."""
+    text = message.encode(errors="replace")
+    return text.decode() if len(text) <= NOTE_LIMIT else text[: NOTE_LIMIT - 3].decode(errors="ignore") + "…"

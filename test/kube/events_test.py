@@ -7,10 +7,11 @@ from typing import Any, cast
 import pytest
 from kubernetes import client as independent
 
-from kube import errors
+from kube import errors, events
 from kube.api.workload import CONFIG_MAPS, NODES, Node
 from kube.client import Client
-from kube.events import NOTE_LIMIT, QUEUE_SIZE, SPAM_BURST, EventRecorder, ObjectReference
+from kube.codec import encode
+from kube.events import EVENTS, NOTE_LIMIT, QUEUE_SIZE, EventRecorder, ObjectReference
 from kube.meta import Key, ObjectMeta
 from test.clock import VirtualClock
 from test.expect import eventually
@@ -22,7 +23,7 @@ class Desk:
     """Takes events in memory, and fails as told. Not an API server: it validates nothing."""
 
     def __init__(self) -> None:
-        self.failures: list[errors.KubeError] = []
+        self.failures: list[Exception] = []
         self.requests = 0
         self.events: dict[Key, dict[str, Any]] = {}
 
@@ -110,19 +111,118 @@ async def test_spam_about_one_object_is_dropped_and_others_are_heard(
         say(recorder, f"message {number}")
     say(recorder, about=ABOUT._replace(uid="uid-2"))
     await clock.settle()
-    assert len(desk.events) == SPAM_BURST + 1
-    assert recorder.dropped == 100 - SPAM_BURST
-    await clock.advance(300)
-    say(recorder, "one more")
+    assert len(desk.events) == 25 + 1
+    assert recorder.dropped == 100 - 25
+    for seconds, heard in ((299, 0), (1, 1), (0, 0), (300, 1)):
+        before = len(desk.events)
+        await clock.advance(seconds)
+        say(recorder, f"one more at {clock.monotonic()}")
+        await clock.settle()
+        assert len(desk.events) - before == heard
+
+
+async def test_patience_for_an_object_does_not_grow_beyond_its_burst(
+    recorder: EventRecorder, desk: Desk, clock: VirtualClock
+) -> None:
+    say(recorder)
+    await clock.advance(100 * 3600)
+    for number in range(100):
+        say(recorder, f"message {number}")
     await clock.settle()
-    assert len(desk.events) == SPAM_BURST + 2
+    assert len(desk.events) == 1 + 25
 
 
 async def test_full_queue_drops_the_newest(desk: Desk, clock: VirtualClock) -> None:
-    idle = EventRecorder(cast(Client, desk), controller="c", instance="i", clock=clock)
+    recorder = EventRecorder(cast(Client, desk), controller="c", instance="i", clock=clock)
     for number in range(QUEUE_SIZE + 10):
-        say(idle, about=ABOUT._replace(uid=str(number)))
-    assert idle.dropped == 10
+        say(recorder, about=ABOUT._replace(uid=str(number)))
+    assert recorder.dropped == 10
+    running = asyncio.ensure_future(recorder.run())
+    await clock.settle()
+    heard = [event["regarding"]["uid"] for event in desk.events.values()]
+    assert heard == [str(number) for number in range(1000)]
+    running.cancel()
+    await asyncio.wait({running})
+
+
+@pytest.mark.parametrize("message", ["caf\udce9", "x" * 5000 + "\udce9", "\0", "", "é" * 1023])
+async def test_no_message_is_too_odd_to_be_sent(
+    recorder: EventRecorder, desk: Desk, clock: VirtualClock, message: str
+) -> None:
+    say(recorder, message)
+    await clock.settle()
+    (event,) = desk.events.values()
+    assert len(encode(event["note"])) <= NOTE_LIMIT + 2
+    say(recorder, "the next one")
+    await clock.settle()
+    assert len(desk.events) == 2
+
+
+async def test_answer_that_nobody_understands_costs_one_event(
+    recorder: EventRecorder, desk: Desk, clock: VirtualClock
+) -> None:
+    desk.failures = [ValueError("a proxy's idea of JSON")]
+    say(recorder, "lost")
+    say(recorder, "heard")
+    await clock.settle()
+    assert [event["note"] for event in desk.events.values()] == ["heard"]
+    assert recorder.dropped == 1
+
+
+async def test_event_is_rendered_as_events_v1_wants_it(
+    recorder: EventRecorder, desk: Desk, clock: VirtualClock
+) -> None:
+    say(recorder)
+    await clock.settle()
+    ((key, event),) = desk.events.items()
+    assert event == {
+        "metadata": {"namespace": "x", "name": key.name},
+        "eventTime": "2030-01-01T00:00:00.000000Z",
+        "reportingController": "test.example/c",
+        "reportingInstance": "pod-1",
+        "type": "Warning",
+        "reason": "LaunchFailed",
+        "action": "Launch",
+        "note": "No quota",
+        "regarding": {"apiVersion": "v1", "kind": "ConfigMap", "namespace": "x", "name": "one", "uid": "uid-1"},
+    }
+    await clock.advance(7)
+    say(recorder)
+    await clock.settle()
+    assert event | {"series": desk.events[key]["series"]} == desk.events[key]
+    assert desk.events[key]["series"] == {"count": 2, "lastObservedTime": "2030-01-01T00:00:07.000000Z"}
+    assert EVENTS.path("x") == "/apis/events.k8s.io/v1/namespaces/x/events"
+
+
+async def test_what_waits_at_the_end_is_sent_before_it(desk: Desk, clock: VirtualClock) -> None:
+    recorder = EventRecorder(cast(Client, desk), controller="c", instance="i", clock=clock)
+    desk.failures = [errors.ConnectionFailed("refused")]
+    running = asyncio.ensure_future(recorder.run())
+    say(recorder, "being retried")
+    await clock.settle()
+    say(recorder, "still waiting")
+    running.cancel()
+    await asyncio.wait({running})
+    assert running.cancelled()
+    assert [event["note"] for event in desk.events.values()] == ["being retried", "still waiting"]
+
+
+async def test_server_that_does_not_answer_holds_the_end_up_for_a_moment_only(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "FLUSH_SECONDS", 0.1)
+
+    class Silent(Desk):
+        async def create(self, _: object, body: dict[str, Any]) -> None:
+            await asyncio.Event().wait()
+
+    recorder = EventRecorder(cast(Client, Silent()), controller="c", instance="i", clock=clock)
+    running = asyncio.ensure_future(recorder.run())
+    say(recorder)
+    await clock.settle()
+    running.cancel()
+    await asyncio.wait({running}, timeout=5)
+    assert running.cancelled()
 
 
 async def test_absent_server_is_tried_for_two_minutes(recorder: EventRecorder, desk: Desk, clock: VirtualClock) -> None:
