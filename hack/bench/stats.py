@@ -33,10 +33,18 @@ class Target:
     """What a median has to keep."""
 
     limit: float
-    at_least: bool = False
+    at_least: bool
 
     def met(self, value: float) -> bool:
         return value >= self.limit if self.at_least else value <= self.limit
 
     def __str__(self) -> str:
         return f"{'≥' if self.at_least else '≤'} {self.limit:g}"
+
+
+def at_most(limit: float) -> Target:
+    return Target(limit, at_least=False)
+
+
+def at_least(limit: float) -> Target:
+    return Target(limit, at_least=True)

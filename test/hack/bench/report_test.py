@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from hack.bench import report
 from hack.bench.measurements import Measurement, Result
-from hack.bench.stats import Summary, Target
+from hack.bench.stats import Summary, at_most
 
-COST = Measurement("T1", "CPU per event", "x", lambda _: [], Target(1.6), shown_unit="µs")
-PLAIN = Measurement("GC", "RSS per 1,000 Pods", "MiB", lambda _: [])
+COST = Measurement("T1", "CPU per event", "x", lambda _: [], at_most(1.6), shown_unit="µs")
+PLAIN = Measurement("GC", "RSS per 1,000 Pods", "MiB", lambda _: [], None)
 MET = Result(COST, Summary(1.5, 1.4, 1.58), {"floor": Summary(8.9, 8.8, 9.3), "kopf": Summary(836, 820, 1080.4)})
 FAILED = Result(COST, None, {})
 NEVER = Result(COST, Summary(math.inf, math.inf, math.inf), {})

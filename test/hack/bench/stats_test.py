@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hack.bench.stats import Summary, Target, ratios
+from hack.bench.stats import Summary, at_least, at_most, ratios
 
 measured = st.lists(st.floats(min_value=0.001, max_value=1e6), min_size=1, max_size=9)
 
@@ -40,8 +40,8 @@ def test_repetitions_that_do_not_pair_up_give_no_ratio() -> None:
 
 
 def test_a_target_says_from_which_side_it_is_met() -> None:
-    assert Target(1.6).met(1.6)
-    assert not Target(1.6).met(1.61)
-    assert Target(50, at_least=True).met(50)
-    assert not Target(50, at_least=True).met(49.9)
-    assert [str(Target(0.3)), str(Target(50, at_least=True))] == ["≤ 0.3", "≥ 50"]
+    assert at_most(1.6).met(1.6)
+    assert not at_most(1.6).met(1.61)
+    assert at_least(50).met(50)
+    assert not at_least(50).met(49.9)
+    assert [str(at_most(0.3)), str(at_least(50))] == ["≤ 0.3", "≥ 50"]
