@@ -121,6 +121,26 @@ def test_root_of_undecided_dependents_is_unknown() -> None:
     assert (root.status, root.reason) == ("Unknown", "AwaitingReconciliation")
 
 
+def test_another_order_is_no_change() -> None:
+    written = fresh()
+    for type in ("B", "A"):
+        written.set(type, True, "Done")
+    stored = tuple(reversed(written.result()))
+    again = ConditionSet(stored, generation=3, now="2031-01-01T00:00:00Z")
+    for type in ("A", "B"):
+        again.set(type, True, "Done")
+    assert not again.changed
+
+
+def test_generation_is_the_one_that_was_looked_at_though_a_later_one_is_stored() -> None:
+    """As after a restore from a backup: what is observed can't be ahead of what there is."""
+    stored = (Condition(type="A", status="True", reason="Done", observed_generation=9),)
+    conditions = ConditionSet(stored, generation=3, now="2031-01-01T00:00:00Z")
+    conditions.set("A", True, "Done")
+    conditions.root("Ready", ["A"])
+    assert [condition.observed_generation for condition in conditions.result()] == [3, 3]
+
+
 def test_all_six_fields_go_on_the_wire() -> None:
     conditions = fresh()
     conditions.set("A", True, "Done")

@@ -1,5 +1,6 @@
 """Probes and metrics as a kubelet and Prometheus see them."""
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator
 
@@ -9,9 +10,14 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 
 from kube import health, metrics
+from kube.api.workload import CONFIG_MAPS
 from kube.metrics import ReconcileMetrics, ReflectorMetrics
 from kube.queue import WorkQueue
 from test.clock import VirtualClock
+from test.expect import eventually
+from test.kube.mirror import connected
+from test.kube.server import WatchServer
+from test.kube.wire import Answer
 
 
 class Probe:
@@ -125,6 +131,38 @@ async def test_requests_are_counted_by_code_and_host(probe: Probe) -> None:
     samples = await probe.samples()
     labels = (("code", "<error>"), ("host", "server.example:443"), ("method", "GET"))
     assert samples["rest_client_requests_total", labels] == 1
+
+
+async def test_requests_that_were_sent_again_and_their_sizes_are_counted(probe: Probe) -> None:
+    clock = VirtualClock()
+    async with WatchServer(clock) as server, connected(server, clock) as client:
+        server.faults.extend([Answer(429, headers=("Retry-After: 1",)), Answer(503, headers=("Retry-After: 2",))])
+        server.history.put("a", text="x" * 3000)
+        listing = asyncio.ensure_future(client.list(CONFIG_MAPS, namespace="x"))
+        for seconds in (1, 2):
+            await eventually(lambda: clock.sleeping)
+            await clock.advance(seconds)
+        await listing
+        host = ("host", f"127.0.0.1:{server.port}")
+    samples = await probe.samples()
+    for code, verb in (("429", "GET"), ("503", "GET")):
+        assert samples["rest_client_request_retries_total", (("code", code), host, ("verb", verb))] == 1
+    labels = (host, ("verb", "GET"))
+    assert samples["rest_client_request_size_bytes_sum", labels] == 0
+    assert samples["rest_client_response_size_bytes_count", labels] == 3
+    assert 3000 < samples["rest_client_response_size_bytes_sum", labels] < 4000
+    assert samples["rest_client_response_size_bytes_bucket", (host, ("le", "1024.0"), ("verb", "GET"))] == 2
+    assert samples["rest_client_response_size_bytes_bucket", (host, ("le", "4096.0"), ("verb", "GET"))] == 3
+    assert samples["rest_client_requests_total", (("code", "200"), host, ("method", "GET"))] == 1
+
+
+async def test_series_of_a_kind_exist_before_anything_was_counted(probe: Probe) -> None:
+    kept = ReflectorMetrics("widgets")
+    samples = await probe.samples()
+    for name in ("lists", "watches", "short_watches", "failures", "stale_events"):
+        assert samples[f"reflector_{name}_total", (("name", "widgets"),)] == 0
+    assert samples["informer_epoch_changes_total", (("name", "widgets"),)] == 0
+    assert kept.lists == 0
 
 
 async def test_controllers_own_series_stand_beside(probe: Probe) -> None:

@@ -29,6 +29,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.dirty: dict[str, int] = {}
         self.due: dict[str, tuple[float, int]] = {}
         self.order = 0
+        self.gets = 0
 
     async def _make(self) -> WorkQueue[str]:
         return WorkQueue("test", clock=self.clock)
@@ -77,8 +78,12 @@ class QueueMachine(RuleBasedStateMachine):
         key = self.on_loop(self.queue.get())
         # Keys that became ready at one moment may come in any order among themselves.
         assert self.ready[key][0] == min(self.ready.values())[0]
+        self.take(key)
+
+    def take(self, key: str) -> None:
         assert key not in self.processing, "one key in two workers"
         self.processing[key] = -self.ready.pop(key)[0]
+        self.gets += 1
 
     @precondition(lambda self: self.processing)
     @rule(data=st.data())
@@ -101,7 +106,7 @@ class QueueMachine(RuleBasedStateMachine):
             if not worker.cancelled():  # it was faster: the key is in its hands
                 taken = worker.result()
                 assert taken is not None
-                self.processing[taken] = -self.ready.pop(taken)[0]
+                self.take(taken)
 
         if not self.ready:
             self.expect_add(key, 0)
@@ -116,7 +121,7 @@ class QueueMachine(RuleBasedStateMachine):
             first.cancel()
             await self.clock.settle()
             assert second.done(), "the second worker sleeps although there is a key"
-            self.processing[second.result() or ""] = -self.ready.pop(key)[0]
+            self.take(second.result() or "")
 
         if not self.ready and key not in self.processing:
             self.expect_add(key, 0)
@@ -126,6 +131,11 @@ class QueueMachine(RuleBasedStateMachine):
     def depth_is_the_models(self) -> None:
         if hasattr(self, "queue"):
             assert len(self.queue) == len(self.ready)
+
+    @invariant()
+    def every_add_that_was_counted_ran_or_will(self) -> None:
+        if hasattr(self, "queue"):
+            assert self.queue.metrics.adds == self.gets + len(self.ready) + len(self.dirty)
 
     def teardown(self) -> None:
         if hasattr(self, "queue"):
@@ -168,6 +178,42 @@ async def test_key_added_while_processed_runs_again(queue: WorkQueue[str]) -> No
     assert len(queue) == 0
     queue.done("a")
     assert await queue.get() == "a"
+
+
+async def test_as_many_workers_wake_as_there_are_keys(queue: WorkQueue[str], clock: VirtualClock) -> None:
+    waiting = [asyncio.ensure_future(queue.get()) for _ in range(3)]
+    await clock.settle()
+    queue.add("a")
+    queue.add("b")
+    await clock.settle()
+    assert [worker.result() for worker in waiting if worker.done()] == ["a", "b"]
+    queue.shut_down()
+    assert await waiting[2] is None
+
+
+async def test_keys_of_one_priority_run_in_the_order_of_their_arrival(queue: WorkQueue[str]) -> None:
+    for key in "cabd":
+        queue.add(key)
+    queue.add("a")  # is queued already, where it stands
+    assert [await queue.get() for _ in range(4)] == ["c", "a", "b", "d"]
+
+
+async def test_priority_of_a_queued_key_is_raised_and_never_lowered(queue: WorkQueue[str]) -> None:
+    queue.add("low", INITIAL)
+    queue.add("a")
+    queue.add("a", INITIAL)
+    queue.add("low", 10)
+    assert [await queue.get(), await queue.get()] == ["low", "a"]
+
+
+async def test_key_whose_delay_ends_while_it_runs_waits_for_its_end(queue: WorkQueue[str], clock: VirtualClock) -> None:
+    queue.add_after("a", 5)
+    queue.add("a")
+    assert await queue.get() == "a"
+    await clock.advance(5)
+    assert len(queue) == 0
+    queue.done("a")
+    assert len(queue) == 1
 
 
 async def test_users_go_before_the_initial_list(queue: WorkQueue[str]) -> None:
@@ -233,6 +279,18 @@ async def test_failures_wait_longer_each_time_until_forgotten(clock: VirtualCloc
     queue.retry("a")
     await clock.advance(1)
     assert await queue.get() == "a"
+
+
+async def test_draining_lasts_until_the_last_worker_is_done(queue: WorkQueue[str], clock: VirtualClock) -> None:
+    queue.add("a")
+    assert await queue.get() == "a"
+    draining = asyncio.ensure_future(queue.drain())
+    await clock.settle()
+    assert not draining.done()
+    queue.add("a")
+    queue.done("a")
+    await draining
+    assert await queue.get() is None, "nothing new after the shutdown"
 
 
 async def test_after_shutdown_workers_finish_what_is_queued_and_leave(

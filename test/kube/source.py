@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, cast
 
+from kube import errors
 from kube.client import Client
 from kube.codec import ListMeta, Page
 from kube.meta import Key, ObjectMeta, Resource
@@ -58,6 +59,7 @@ class Source:
         self.histories: defaultdict[str, History] = defaultdict(History)
         self.asked: list[str] = []  # the version of every watch, "" for one from the beginning; "page" for a page
         self.gates: defaultdict[str, asyncio.Event] = defaultdict(_open)
+        self.forbidden: set[str] = set()  # kinds that our role does not let us read
         self._streams: list[Stream] = []
 
     @property
@@ -82,6 +84,8 @@ class Source:
     async def watch(self, resource: Resource[Any], *, namespace: str, params: Mapping[str, str]) -> Stream:
         self.asked.append(params.get("resourceVersion", ""))
         await self.gates[resource.plural].wait()
+        if resource.plural in self.forbidden:
+            raise errors.Forbidden(403, "Forbidden", f"you cannot watch {resource.plural}")
         history, stream = self.histories[resource.plural], Stream()
         self._streams.append(stream)
 
@@ -99,6 +103,8 @@ class Source:
 
     async def page(self, resource: Resource[Any], **_: object) -> Page[Any]:
         self.asked.append("page")
+        if resource.plural in self.forbidden:
+            raise errors.Forbidden(403, "Forbidden", f"you cannot list {resource.plural}")
         return Page(ListMeta(resource_version=str(self.histories[resource.plural].version)))
 
     async def get(self, resource: Resource[Any], key: Key) -> Any:
