@@ -85,8 +85,9 @@ class LeaderElector:
         self._renew_deadline = renew_deadline
         self._retry_period = retry_period
         self._clock = clock or SystemClock()
-        # The lease as we last saw it, and since when it has looked like that, on our clock.
+        # The lease as we last saw it, whether it has been deleted since, and since when things have been so, on our clock.
         self._seen: Lease | None = None
+        self._missing = False
         self._seen_at = 0.0
         self._renewed_at = float("-inf")
         self._slow_paths = 0
@@ -165,8 +166,7 @@ class LeaderElector:
         try:
             self._observe(await self._client.get(LEASES, self._key))
         except errors.NotFound:
-            self._hold(await self._create(), started)
-            return True
+            return await self._recreate(started)
         assert self._seen is not None
         if not self._free(self._seen.spec):
             if self.leading:
@@ -176,17 +176,30 @@ class LeaderElector:
         self._hold(await self._write(self._seen), started)
         return True
 
+    async def _recreate(self, started: float) -> bool:
+        """Make the lease that is not there. If there was one, somebody may lead by it who does not know yet."""
+        if not self._missing:
+            self._missing, self._seen_at = True, self._clock.monotonic()
+        if self._seen is not None and not self.leading and not self._lapsed(self._seen.spec):
+            return False
+        self._hold(await self._create(), started)
+        return True
+
     def _free(self, spec: LeaseSpec) -> bool:
         """Whether the lease is ours, nobody's, or unchanged for as long as its holder promised to renew it."""
         if not spec.holder_identity or spec.holder_identity == self._identity:
             return True
+        return self._lapsed(spec)
+
+    def _lapsed(self, spec: LeaseSpec) -> bool:
         promised = spec.lease_duration_seconds or self._lease_duration
-        return self._clock.monotonic() >= self._seen_at + promised
+        # A lease that has vanished may have been taken since we saw it: its last holder is unknown.
+        return self._clock.monotonic() >= self._seen_at + max(promised, self._lease_duration if self._missing else 0)
 
     def _observe(self, lease: Lease) -> None:
-        if self._seen is None or self._seen.spec != lease.spec:
+        if self._seen is None or self._missing or self._seen.spec != lease.spec:
             self._seen_at = self._clock.monotonic()
-        self._seen = lease
+        self._seen, self._missing = lease, False
 
     def _hold(self, lease: Lease, started: float) -> None:
         self._observe(lease)

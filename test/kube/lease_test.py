@@ -1,15 +1,15 @@
-"""Leader election: on the real API server, and in virtual time against a Lease in memory that can fail in every way."""
+"""Leader election: on the real API server, and in virtual time against a Lease in memory that can fail in every way.
+
+Long random histories of three electors are in `election_test`.
+"""
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kube import errors
 from kube.client import Client
@@ -282,67 +282,29 @@ def test_durations_that_leave_no_margin_are_refused(
         elector(link, "x", clock, lease_duration=lease, renew_deadline=renew, retry_period=retry)
 
 
-STEP = st.tuples(
-    st.sampled_from([0, 1, 2]),
-    st.sampled_from(["", "", "refused", "500", "hangs", "answer lost", "pause", "restart"]),
-    st.floats(0.1, 20),
-)
+async def test_deleted_lease_is_made_anew_by_its_leader(server: LeaseServer, link: Link, clock: VirtualClock) -> None:
+    first, second = elector(link, "first", clock), elector(Link(server, clock), "second", clock)
+    async with running(first) as task, running(second):
+        await clock.advance(60)
+        server.spec = None
+        await clock.advance(60)
+        assert not task.done()
+        assert (first.may_write(), second.may_write()) == (True, False)
 
 
-@settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 2**32), steps=st.lists(STEP, max_size=40))
-def test_two_candidates_never_both_write(seed: int, steps: list[tuple[int, str, float]]) -> None:
-    random.seed(seed)
-    asyncio.run(_compete(steps))
-
-
-class SkewedClock:
-    """The true time as one machine sees it: its wall clock is wrong, and while paused it does not run at all."""
-
-    def __init__(self, truth: VirtualClock, skew: float) -> None:
-        self._truth = truth
-        self._skew = skew
-        self.monotonic = lambda: truth.monotonic() + skew
-        self.now = lambda: truth.now()
-        self.paused_until = 0.0
-
-    async def sleep(self, seconds: float) -> None:
-        await self._truth.sleep(seconds)
-        while self._truth.monotonic() < self.paused_until:
-            await self._truth.sleep(self.paused_until - self._truth.monotonic())
-
-
-async def _compete(steps: list[tuple[int, str, float]]) -> None:
-    truth, server = VirtualClock(), LeaseServer()
-    clocks = [SkewedClock(truth, skew) for skew in (0, 1e6, -500)]
-    links = [Link(server, clock) for clock in clocks]
-    electors = [elector(links[i], f"candidate-{i}", clocks[i]) for i in range(3)]
-    tasks = [asyncio.ensure_future(candidate.run(forever)) for candidate in electors]
-    for who, what, seconds in steps:
-        if what == "pause":
-            clocks[who].paused_until = truth.monotonic() + seconds
-        elif what == "restart" or tasks[who].done():
-            tasks[who].cancel()
-            await _ended(truth, tasks[who])
-            electors[who] = elector(links[who], f"candidate-{who}-{truth.monotonic()}", clocks[who])
-            tasks[who] = asyncio.ensure_future(electors[who].run(forever))
-        else:
-            links[who].fault = what
-        until = truth.monotonic() + seconds
-        while truth.monotonic() < until:
-            await truth.advance(min(0.25, until - truth.monotonic()))
-            assert sum(candidate.may_write() for candidate in electors) <= 1
-    for task in tasks:
-        task.cancel()
-    for task in tasks:
-        await _ended(truth, task)
-
-
-async def _ended(truth: VirtualClock, task: "asyncio.Future[None]") -> None:
-    while not task.done():
-        await truth.advance(1)
-    if not task.cancelled():
-        assert isinstance(task.exception(), LeadershipLost | None)
+async def test_who_finds_the_lease_deleted_waits_for_a_leader_that_does_not_know(
+    server: LeaseServer, link: Link, clock: VirtualClock
+) -> None:
+    first, second = elector(link, "first", clock), elector(Link(server, clock), "second", clock)
+    async with running(first), running(second):
+        await clock.advance(60)
+        link.fault = "hangs"
+        await clock.advance(1)
+        server.spec = None
+        await clock.advance(15)
+        assert (first.may_write(), second.may_write()) == (False, False)
+        await clock.advance(2 * (1 + 1.2) * 2)
+        assert second.may_write()
 
 
 async def test_on_the_real_server_one_leads_and_the_next_takes_over(client: Client, namespace: str) -> None:
