@@ -27,8 +27,11 @@ log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
-# client-go: waiting candidates stretch their period by up to 1.2 times, so that they do not all ask at once.
+# client-go demands that many retry periods before the deadline.
 JITTER = 1.2
+# Waiting candidates stretch their period by up to so much, so that they do not all ask at once. client-go's 1.2 would let a
+# hand-over take more than twice the retry period.
+STAGGER = 0.25
 RELEASE_SECONDS = 5.0
 
 
@@ -129,7 +132,7 @@ class LeaderElector:
 
     async def _acquire(self) -> None:
         while not await self._attempt(self._renew_deadline):
-            await self._clock.sleep(self._retry_period * (1 + random.random() * JITTER))
+            await self._clock.sleep(self._retry_period * (1 + random.random() * STAGGER))
 
     async def _renew(self) -> None:
         """Renew every retry period. Raises LeadershipLost at the deadline even while requests hang."""
