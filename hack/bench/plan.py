@@ -61,6 +61,8 @@ def _mirrors() -> Iterator[Run]:
     for name, objects in (("floor", 0), ("floor, kept", PODS)):
         task = Task("churn", objects=objects, loads=(Load(EVENTS["floor"]),))
         yield Run(name, "floor", task, frozenset(["T1"]))
+    each_once = (Load(PODS),)
+    yield _mirror("ours, to the queue", "ours", frozenset(["T1"]), loads=each_once, options=("unworked",))
     yield _mirror("ours", "ours", costs)
     yield replace(_mirror("ours, paged", "ours", frozenset(["T2"]), loads=()), watch_list=False)
     yield _mirror("ours, collector untouched", "ours", frozenset(["GC"]), options=("collected",), paced=())

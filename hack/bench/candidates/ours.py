@@ -1,6 +1,7 @@
 """`kube`: informer, store with two indexes, handler, work queue, and a worker that reads the object from the store.
 
-The option "collected" leaves the garbage collector as Python has it, to show what `kube`'s policy is worth.
+Options: "unworked" has no worker and enqueues what happens after the sync only, so that the way to the queue is measured
+and every key is new to it; "collected" leaves the garbage collector as Python has it; "Workspace" is the kind.
 """
 
 import asyncio
@@ -36,8 +37,11 @@ class Ours:
         store: Store[Any] = Store(INDEXERS[resource])
         queue: WorkQueue[Key] = WorkQueue("bench")
 
+        unworked = "unworked" in task.options
+
         def on_event(event: Event[Any]) -> None:
-            queue.add(event.object.metadata.key, INITIAL if event.initial else 0)
+            if not (unworked and event.initial):
+                queue.add(event.object.metadata.key, INITIAL if event.initial else 0)
             probe.handled()
 
         async with await connect(task.url) as client:
@@ -46,7 +50,8 @@ class Ours:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(informer.run())
                 await informer.synced.wait()
-                tasks.create_task(_work(queue, store, probe))
+                if not unworked:
+                    tasks.create_task(_work(queue, store, probe))
 
 
 async def connect(url: str, clock: Clock | None = None) -> Client:

@@ -41,7 +41,7 @@ def test_without_peers_only_what_needs_none_is_reported() -> None:
 
 def test_a_run_that_failed_once_leaves_its_measurements_unmet() -> None:
     figures = {run.name: [Anything()] for run in planned()} | {"ours": []}
-    cost = results(figures, ["T1"])[0]
+    cost = next(each for each in results(figures, ["T1"]) if "worker" in each.measurement.name)
     assert cost.value is None
     assert not cost.ok
 
@@ -61,7 +61,10 @@ def test_events_at_a_rate_are_sent_only_where_the_latency_is_wanted() -> None:
 
 
 def test_a_ratio_is_taken_within_each_repetition() -> None:
-    figures = {"ours": [{"event_us": 10}, {"event_us": 30}], "floor": [{"event_us": 5}, {"event_us": 10}]}
+    figures = {
+        "ours, to the queue": [{"event_us": 10}, {"event_us": 30}],
+        "floor": [{"event_us": 5}, {"event_us": 10}],
+    }
     [cost] = results(figures, ["T1"])
     assert cost.value is not None
     assert (cost.value.least, cost.value.most) == (2.0, 3.0)
