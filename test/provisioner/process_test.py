@@ -5,9 +5,11 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -19,6 +21,7 @@ from kubernetes.client.exceptions import ApiException
 from hack.local.controlplane import ControlPlane
 from test.conftest import ROOT
 from test.expect import eventually
+from test.kube.gateway import gateway
 from test.provisioner.conftest import Box
 
 NAMESPACE, ACCOUNT = "kaito-system", "node-provisioner"
@@ -50,6 +53,15 @@ class Process:
         with suppress(ProcessLookupError):
             self.handle.send_signal(number)
         return await self.handle.wait()
+
+
+def holder(api: independent.ApiClient) -> str:
+    """Who holds the lease, or nothing."""
+    try:
+        lease = independent.CoordinationV1Api(api).read_namespaced_lease("kaito-node-provisioner", NAMESPACE)
+    except ApiException:
+        return ""
+    return str(lease.spec.holder_identity or "")
 
 
 @pytest.fixture
@@ -139,9 +151,39 @@ async def test_only_the_leader_works_and_hands_over_at_once_when_it_ends(idle: B
         worked = [text for text in (one, two) if 'kaito_arm_requests_total{code="200",verb="PUT"} 1.0' in text]
         assert len(worked) == 1
         leader, follower = (first, second) if worked[0] is one else (second, first)
+        predecessor, began = holder(idle.api), time.monotonic()
+        leader.handle.send_signal(signal.SIGTERM)
+        await eventually(lambda: holder(idle.api) not in ("", predecessor))
+        assert time.monotonic() - began <= 2 + 1, "a retry period and a second"
         assert await leader.end() == 0
         await idle.ready()
         assert (await follower.get("/readyz"))[0] == 200
+        assert await follower.end() == 0
+
+
+async def test_a_leader_that_stood_still_for_longer_than_its_lease_ends_without_another_write(
+    idle: Box, roles: str, tmp_path: Path
+) -> None:
+    """SIGSTOP, as a machine that swaps or migrates does it; SIGCONT once another one leads and there is work."""
+    async with AsyncExitStack() as stack:
+        seen, replicas = {}, {}
+        for name in ("third", "fourth"):
+            (tmp_path / name).mkdir()
+            seen[name], kubeconfig = await stack.enter_async_context(gateway(Path(roles), tmp_path / name))
+            replicas[name] = await stack.enter_async_context(process(idle, kubeconfig, name, *SHORT_LEASE))
+        leader = await eventually(
+            lambda: next((name for name in replicas if holder(idle.api).startswith(name)), ""), 20
+        )
+        for replica in replicas.values():
+            await eventually(replica.ready, timeout=20)
+        replicas[leader].handle.send_signal(signal.SIGSTOP)
+        await eventually(lambda: holder(idle.api) and not holder(idle.api).startswith(leader), timeout=20)
+        name = idle.claim()
+        await eventually(lambda: idle.puts(name), timeout=20)
+        woken = time.monotonic()
+        assert await replicas[leader].end(signal.SIGCONT) == 1
+        assert [str(each) for each in seen[leader].requests if each.write and each.moment > woken] == []
+        assert await idle.puts(name) == 1
 
 
 async def test_it_refuses_to_run_beside_gpu_provisioner(idle: Box, roles: str, namespace: str) -> None:
