@@ -121,6 +121,21 @@ def test_root_of_undecided_dependents_is_unknown() -> None:
     assert (root.status, root.reason) == ("Unknown", "AwaitingReconciliation")
 
 
+def test_time_of_the_last_transition_moves_with_the_status_alone() -> None:
+    then, now = "2030-01-01T00:00:00Z", "2030-01-02T00:00:00Z"
+    stored = (Condition(type="A", status="True", reason="Done", message="m", last_transition_time=then),)
+    for status, reason, message, expected in (
+        ("True", "Done", "m", then),
+        ("True", "Better", "m", then),
+        ("True", "Done", "another", then),
+        ("False", "Done", "m", now),
+        ("Unknown", "Done", "m", now),
+    ):
+        conditions = ConditionSet(stored, generation=4, now=now)
+        conditions.set("A", status, reason, message)
+        assert [each.last_transition_time for each in conditions.result()] == [expected]
+
+
 def test_another_order_is_no_change() -> None:
     written = fresh()
     for type in ("B", "A"):

@@ -177,7 +177,10 @@ async def test_key_added_while_processed_runs_again(queue: WorkQueue[str]) -> No
     queue.add("a")
     assert len(queue) == 0
     queue.done("a")
+    assert len(queue) == 1
     assert await queue.get() == "a"
+    queue.done("a")
+    assert len(queue) == 0
 
 
 async def test_as_many_workers_wake_as_there_are_keys(queue: WorkQueue[str], clock: VirtualClock) -> None:
@@ -199,11 +202,12 @@ async def test_keys_of_one_priority_run_in_the_order_of_their_arrival(queue: Wor
 
 
 async def test_priority_of_a_queued_key_is_raised_and_never_lowered(queue: WorkQueue[str]) -> None:
-    queue.add("low", INITIAL)
-    queue.add("a")
-    queue.add("a", INITIAL)
-    queue.add("low", 10)
-    assert [await queue.get(), await queue.get()] == ["low", "a"]
+    queue.add("raised", INITIAL)
+    queue.add("kept")
+    queue.add("between", -1)
+    queue.add("kept", INITIAL)
+    queue.add("raised", 10)
+    assert [await queue.get() for _ in range(3)] == ["raised", "kept", "between"]
 
 
 async def test_key_whose_delay_ends_while_it_runs_waits_for_its_end(queue: WorkQueue[str], clock: VirtualClock) -> None:
@@ -251,6 +255,7 @@ async def test_delays_only_move_earlier(queue: WorkQueue[str], clock: VirtualClo
     await clock.advance(4.9)
     assert len(queue) == 0
     await clock.advance(0.1)
+    assert len(queue) == 1
     assert await queue.get() == "a"
     queue.done("a")
     await clock.advance(60)

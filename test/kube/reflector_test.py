@@ -42,16 +42,18 @@ async def mirror(source: Source, clock: VirtualClock) -> AsyncIterator[Mirror]:
     assert running.cancelled(), running.exception()
 
 
+def change_both(history: History) -> None:
+    history.put("b")
+    history.delete("a")
+
+
 async def test_change_that_arrives_with_the_end_of_the_beginning_is_not_lost(
     source: Source, history: History, clock: VirtualClock
 ) -> None:
     mirror = Mirror(source.client, clock)
     history.put("a")
+    source.opened.append(lambda: change_both(history))
     running = asyncio.ensure_future(mirror.reflector.run())
-    while not source.asked:
-        await turns(1)
-    history.put("b")  # one batch with the initial events, after their end
-    history.delete("a")
     await clock.settle()
     assert mirror.versions() == history.versions()
     assert [*mirror.kinds("a"), *mirror.kinds("b")] == ["ADDED", "DELETED", "ADDED"]

@@ -6,7 +6,7 @@ server needs sockets and is `test.kube.server`'s.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from kube import errors
@@ -59,6 +59,7 @@ class Source:
         self.histories: defaultdict[str, History] = defaultdict(History)
         self.asked: list[str] = []  # the version of every watch, "" for one from the beginning; "page" for a page
         self.gates: defaultdict[str, asyncio.Event] = defaultdict(_open)
+        self.opened: list[Callable[[], None]] = []  # done once each, before the client reads what a new watch says
         self.forbidden: set[str] = set()  # kinds that our role does not let us read
         self._streams: list[Stream] = []
 
@@ -99,6 +100,8 @@ class Source:
             stream.say(*(change.line() for change in history.since(int(since))))
         else:
             stream.say(*(line("ADDED", item) for item in history.objects.values()), end_bookmark(history.version))
+        if self.opened:
+            self.opened.pop(0)()
         return stream
 
     async def page(self, resource: Resource[Any], **_: object) -> Page[Any]:

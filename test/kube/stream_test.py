@@ -74,7 +74,8 @@ async def test_line_that_grows_beyond_every_limit_is_refused_before_it_ends(monk
     for part in (allowed[:60], allowed[60:], b"x" * 60):
         pieces.arrive(part)
     assert await opened.lines() == [allowed[:-1]]
-    pieces.arrive(b"x" * 41)
+    for part in (b"x" * 41, b"\n"):
+        pieces.arrive(part)
     with pytest.raises(errors.ConnectionFailed, match="longer than 100 bytes"):
         await opened.lines()
     await opened.close()
