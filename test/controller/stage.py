@@ -21,6 +21,7 @@ from controller.progress import Progress
 from controller.settings import Settings
 from kube.client import Client
 from kube.clock import Clock
+from kube.lease import LeaderElector
 from runtime import contract
 from test.expect import eventually
 
@@ -350,11 +351,15 @@ def plan_of(owner: Json) -> Json:
 
 @asynccontextmanager
 async def running(
-    client: Client, settings: Settings = SETTINGS, clock: Clock | None = None, progress: Progress | None = None
+    client: Client,
+    settings: Settings = SETTINGS,
+    clock: Clock | None = None,
+    progress: Progress | None = None,
+    elector: LeaderElector | None = None,
 ) -> AsyncIterator[Loop]:
     """Run the controller; leaving the block ends it as abruptly as a lost node would."""
     loop = Loop(client, settings, registry=CollectorRegistry(auto_describe=True), clock=clock, progress=progress)
-    task = asyncio.create_task(loop.run())
+    task = asyncio.create_task(loop.run(elector))
     try:
         yield loop
     finally:
