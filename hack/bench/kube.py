@@ -88,7 +88,7 @@ def parse(arguments: Sequence[str]) -> Options:
 
 
 def machine() -> str:
-    """What it ran on, and when."""
+    """What it ran on, when, and how busy that was: where others compute too, wall times say little."""
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
@@ -96,7 +96,7 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0))
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, {model}, {cores} cores, Linux {platform.release()}, "
-        f"Python {platform.python_version()}"
+        f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} at the start"
     )
 
 
@@ -105,15 +105,15 @@ def main(arguments: Sequence[str]) -> int:
     if options.peers and not PEERS_PYTHON.exists():
         print(f"error: the peers' environment {PEERS_PYTHON} is missing: make bench-kube makes it", file=sys.stderr)
         return 2
-    started = time.monotonic()
+    started, where = time.monotonic(), machine()
     found, failures = asyncio.run(measure(options))
     print(report.table(found))
     missed = sum(not result.ok for result in found)
-    print(f"{machine()}; {options.repetitions} repetitions, {time.monotonic() - started:.0f} s, {missed} missed")
+    print(f"{where}; {options.repetitions} repetitions, {time.monotonic() - started:.0f} s, {missed} missed")
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     OUTPUT.write_text(report.as_json(found), encoding="utf-8")
     if options.write_docs:
-        text = f"{machine()}; median (least…most) of {options.repetitions}\n\n{report.markdown(found)}"
+        text = f"{where}; median (least…most) of {options.repetitions} repetitions\n\n{report.markdown(found)}"
         DOCUMENT.write_text(report.insert(DOCUMENT.read_text(encoding="utf-8"), text), encoding="utf-8")
     return 1 if failures else 0
 
