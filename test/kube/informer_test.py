@@ -15,7 +15,7 @@ from kube.delta import Event
 from kube.informer import Informer
 from kube.meta import Key
 from kube.store import Store
-from test.clock import VirtualClock
+from test.clock import SkippingClock, VirtualClock
 from test.expect import eventually
 from test.kube.history import History
 from test.kube.looptime import turns
@@ -56,8 +56,8 @@ class Listener:
 class Stage:
     """An informer of ConfigMaps, the history that it mirrors, and those who listen."""
 
-    def __init__(self) -> None:
-        self.clock = VirtualClock()
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock = clock
         self.source = Source()
         self.history: History = self.source.histories[CONFIG_MAPS.plural]
         self.answering = self.source.gates[CONFIG_MAPS.plural]
@@ -86,8 +86,8 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged() -> AsyncIterator[Stage]:
-    stage = Stage()
+async def staged(clock: VirtualClock | None = None) -> AsyncIterator[Stage]:
+    stage = Stage(clock or VirtualClock())
     running = asyncio.ensure_future(stage.informer.run())
     try:
         yield stage
@@ -194,6 +194,23 @@ async def test_resync_says_nothing_before_the_content_is_complete(stage: Stage) 
     asking = stage.listen(resync=HOUR)
     await stage.clock.advance(3 * HOUR)
     assert not asking.told
+
+
+async def test_resync_in_the_middle_of_a_swap_says_nothing_that_does_not_follow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch, "TURN", 1)
+    async with staged(SkippingClock()) as stage:  # the tick of resyncs comes at every turn
+        eager = stage.listen(resync=1.0)
+        for number in range(20):
+            stage.history.put(f"n{number}")
+        await turns()
+        stage.source.forget()
+        for number in range(5, 15):
+            stage.history.recreate(f"n{number}")
+        await turns()
+        assert len(eager.told) > 1000
+        stage.check()
 
 
 def fail(event: Event[ConfigMap]) -> None:

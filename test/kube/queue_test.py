@@ -262,6 +262,15 @@ async def test_delays_only_move_earlier(queue: WorkQueue[str], clock: VirtualClo
     assert len(queue) == 0
 
 
+async def test_keys_that_are_due_at_one_moment_run_in_the_order_they_were_delayed(
+    queue: WorkQueue[str], clock: VirtualClock
+) -> None:
+    for key in "cab":
+        queue.add_after(key, 5)
+    await clock.advance(5)
+    assert [await queue.get() for _ in range(3)] == ["c", "a", "b"]
+
+
 async def test_many_delays_need_one_timer(queue: WorkQueue[str], clock: VirtualClock) -> None:
     for number in range(100):
         queue.add_after(f"key-{number}", 100 - number)
