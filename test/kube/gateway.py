@@ -34,7 +34,7 @@ class Request:
     moment: float
     method: str
     path: str
-    agent: str
+    query: str
     watch: bool
     body: bytes = b""
     status: int = 0
@@ -124,6 +124,10 @@ class Gateway:
         """What arrived after `moment`, without what leader election asks."""
         return [request for request in self.requests if request.moment > moment and not request.about_lease]
 
+    def renewals(self, moment: float) -> int:
+        """How often the Lease was written after `moment`."""
+        return sum(each.write and each.about_lease and each.moment > moment for each in self.requests)
+
     def repeated(self) -> dict[str, int]:
         """Writes that were asked for more than once, and how often."""
         counts = Counter(each.content for each in self.requests if each.write)
@@ -131,13 +135,15 @@ class Gateway:
 
     async def quiet(self) -> float:
         """Wait until nobody has asked for anything for a second. Return that moment."""
-        await eventually(lambda: time.monotonic() - self.requests[-1].moment > 1, timeout=30)
+        await eventually(lambda: time.monotonic() - max(self._moments(), default=0) > 1, timeout=30)
         return time.monotonic()
 
+    def _moments(self) -> Iterable[float]:
+        return (each.moment for each in self.requests if not each.about_lease)
+
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        agent = request.headers.get("User-Agent", "")
         watch = request.query.get("watch") == "1"
-        noted = Request(time.monotonic(), request.method, request.path, agent, watch)
+        noted = Request(time.monotonic(), request.method, request.path, request.query_string, watch)
         self.requests.append(noted)
         noted.body = await request.read()
         if self.down:
@@ -206,12 +212,3 @@ async def gateway(kubeconfig: Path, folder: Path) -> AsyncIterator[tuple[Gateway
     """A running gateway, and the path of the kubeconfig that leads through it."""
     async with Gateway.before(kubeconfig, folder) as running:
         yield running, str(running.kubeconfig(folder / "through-gateway.kubeconfig"))
-
-
-def per_watch(requests: Iterable[Request]) -> dict[str, int]:
-    """How often each collection was asked for by whatever mirrors it: lists and watches count alike."""
-    counts: dict[str, int] = {}
-    for request in requests:
-        if not request.write and not request.about_lease:
-            counts[request.path] = counts.get(request.path, 0) + 1
-    return counts
