@@ -319,9 +319,11 @@ async def test_after_shutdown_workers_finish_what_is_queued_and_leave(
     await clock.settle()
     assert await idle is None
     queue.add("c")
+    queue.add_after("c", 1)
     assert not draining.done()
     queue.done("a")
     await draining
+    assert clock.sleeping == 0, "nothing waits for a time that must not come"
     await clock.advance(10)
     assert len(queue) == 0
     assert clock.sleeping == 0
