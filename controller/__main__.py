@@ -8,35 +8,17 @@ import uuid
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-import msgspec
-
 from controller.loop import Loop
 from controller.settings import Settings, SettingsError, parse
 from kube import health
 from kube.client import Client
 from kube.errors import KubeError
 from kube.lease import LeaderElector, LeadershipLost
+from kube.log import configure
 from kube.meta import Key
 
 LEASE = "workspace-controller"
 log = logging.getLogger("controller")
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object per line; what was given as `extra` becomes its fields."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{record.msecs:03.0f}",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **{key: value for key, value in vars(record).items() if key not in _STANDARD},
-        }
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
 
 
 async def run(settings: Settings) -> None:
@@ -58,7 +40,11 @@ async def run(settings: Settings) -> None:
             )
             client.guard = elector.may_write
         loop = Loop(client, settings)
-        async with await health.serve("", settings.port, checks={"stores": loop.synced, "permissions": loop.permitted}):
+        checks = {"stores": loop.synced, "permissions": loop.permitted}
+        live = {}
+        if elector:
+            checks["lease"], live["leader-election"] = elector.reachable, elector.ended
+        async with await health.serve("", settings.port, checks=checks, live=live):
             await _until(stop, loop.run(elector))
 
 
@@ -85,9 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"workspace-controller: {error}", file=sys.stderr)
         return 2
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
+    configure(settings.log_level)
     log.info("Starting", extra=dict(settings.printable()))
     failure = ""
     try:

@@ -12,7 +12,7 @@ from typing import Any
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from controller.configs import Configs
-from controller.mapping import Mapping
+from controller.handlers import Handlers
 from controller.metrics import Metrics
 from controller.progress import Progress
 from controller.reconcile import Reconciler
@@ -65,20 +65,20 @@ class Loop:
         self.reconciler = Reconciler(self.world)
         self.workers = Workers(NAME, self.queue, self.reconciler.reconcile, count=settings.workers, clock=clock)
         self._informers: list[tuple[Informer[Any], Callable[[Event[Any]], None], float]] = []
-        self._watch(Mapping(self.world, self.queue, self.reconciler.nodes))
+        self._watch(Handlers(self.world, self.queue, self.reconciler.nodes))
 
-    def _watch(self, mapping: Mapping) -> None:
+    def _watch(self, handlers: Handlers) -> None:
         """What is watched, and which handler hears of it."""
         world, byo = self.world, self.world.settings.byo
-        self._add(WORKSPACES, world.workspaces, mapping.on_workspace, resync=RESYNC_SECONDS)
-        self._add(NODES, world.nodes, mapping.on_node, "" if byo else labels.WORKSPACE)
-        self._add(PODS, world.pods, mapping.on_pod, labels.WORKSPACE)
-        self._add(STATEFUL_SETS, world.stateful_sets, mapping.on_owned, labels.WORKSPACE)
-        self._add(JOBS, world.jobs, mapping.on_owned, labels.WORKSPACE)
-        self._add(SERVICES, world.services, mapping.on_owned, labels.WORKSPACE)
+        self._add(WORKSPACES, world.workspaces, handlers.on_workspace, resync=RESYNC_SECONDS)
+        self._add(NODES, world.nodes, handlers.on_node, "" if byo else labels.WORKSPACE)
+        self._add(PODS, world.pods, handlers.on_pod, labels.WORKSPACE)
+        self._add(STATEFUL_SETS, world.stateful_sets, handlers.on_owned, labels.WORKSPACE)
+        self._add(JOBS, world.jobs, handlers.on_owned, labels.WORKSPACE)
+        self._add(SERVICES, world.services, handlers.on_owned, labels.WORKSPACE)
         self._required = [informer for informer, _, _ in self._informers]
         if not byo:
-            claims = self._add(NODE_CLAIMS, world.claims, mapping.on_claim, labels.WORKSPACE)
+            claims = self._add(NODE_CLAIMS, world.claims, handlers.on_claim, labels.WORKSPACE)
             world.claims_served = claims.synced.is_set
 
     def _add(

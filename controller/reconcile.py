@@ -48,8 +48,10 @@ class Reconciler:
         draft = Draft.of(workspace, now_of(self.world))
         try:
             await self.advance(workspace, draft)
-        finally:
+        except Exception:  # not a cancellation: who is told to end writes nothing more
             await write(self.world, draft)
+            raise
+        await write(self.world, draft)
         return draft.again
 
     async def hold(self, workspace: Workspace) -> bool:

@@ -1,6 +1,6 @@
 """What the controller sees of the cluster, and the only way in which it writes to it.
 
-Reads come from stores that the loop's reflectors fill; writes go through here, so that each is recorded for the
+Reads come from stores that the loop's informers fill; writes go through here, so that each is recorded for the
 read-your-own-writes gate and carries the Workspace as its owner. Decides nothing.
 """
 
@@ -75,7 +75,7 @@ def _by_workspace() -> Mapping[str, Callable[[Any], Iterable[str]]]:
 
 @dataclass
 class World:
-    """One per process. The stores are written by reflectors alone."""
+    """One per process. The stores are written by their informers alone."""
 
     client: Client
     settings: Settings

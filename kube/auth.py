@@ -9,11 +9,12 @@ because its models cost 65 MiB that a controller in a pod never needs: the two m
 """
 
 import asyncio
+import ipaddress
 import logging
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -104,6 +105,8 @@ class Auth:
 
     def __init__(self, source: Source, identity: Identity, clock: Clock) -> None:
         self._source = source
+        # Reading a kubeconfig may start an exec plugin: only a 401 is worth that. Rotated files are cheap.
+        self._cheap = source is from_service_account
         self._clock = clock
         self._refreshing = asyncio.Lock()
         self._read_at = clock.monotonic()
@@ -148,17 +151,17 @@ class Auth:
         async with self._refreshing:
             if refused != self._generation:
                 return True
-            # Re-reading a kubeconfig may start an exec plugin: only a 401 is worth that. Rotated files are cheap.
-            reuse = periodic and not in_cluster()
-            # A look at the files is no reading: whoever is refused with this identity still has to read again.
-            self._generation += not reuse
             self._read_at = self._clock.monotonic()
             previous = self._identity, self._pool
+            reuse = periodic and not self._cheap
             try:
                 self._adopt(self._identity if reuse else await self._source())
             except (OSError, errors.NoCredentials):
                 # Half-written by whoever rotates it. The old reading may still work; the next minute reads again.
                 log.exception("Re-reading the credentials failed")
+            # Only now: who asks meanwhile asks with the old reading. And a look at the certificates alone is no reading:
+            # whoever is refused with this identity still has to read again.
+            self._generation += not reuse
             return (self._identity, self._pool) != previous
 
     async def close(self) -> None:
@@ -220,7 +223,24 @@ def _context(identity: Identity) -> ssl.SSLContext:
 def _environment_proxy(host: str) -> str | None:
     """What HTTPS_PROXY and NO_PROXY say of `host`. Asked once; aiohttp would look it up for each request, in a thread."""
     parts = urlsplit(host)
-    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    proxies = getproxies()
+    name = parts.hostname or ""
+    if proxy_bypass(name) or _in_networks(name, proxies.get("no", "")):
+        return None
+    return proxies.get(parts.scheme)
+
+
+def _in_networks(name: str, no_proxy: str) -> bool:
+    """Whether `name` is an address inside one of NO_PROXY's networks, which Go understands and Python does not."""
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    for entry in no_proxy.split(","):
+        with suppress(ValueError):  # a name
+            if address in ipaddress.ip_network(entry.strip(), strict=False):
+                return True
+    return False
 
 
 def _fingerprint(identity: Identity) -> object:

@@ -5,7 +5,7 @@ Pure arithmetic over an injected clock; nothing here waits itself.
 
 import random
 from collections.abc import Callable, Hashable
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from kube.clock import Clock, SystemClock
 
@@ -87,6 +87,11 @@ class MaxOf(Generic[K]):
         return max(limit.failures(key) for limit in self._limits)
 
 
+def default_backoff(clock: Clock | None = None) -> Backoff[Any]:
+    """client-go's DefaultControllerRateLimiter: per key 5 ms … 1000 s, over all keys 10 per second after 100."""
+    return MaxOf(ItemExponential(), Bucket(10, 100, clock))
+
+
 class ExponentialBackoff:
     """Delays between the attempts of one connection: initial · 2^n up to `cap`, each stretched by up to twice.
 
@@ -120,6 +125,10 @@ class ExponentialBackoff:
         delay = self._next
         self._next = min(self._cap, delay * 2)
         return delay * (1 + self._jitter())
+
+    def reset(self) -> None:
+        """The connection was good: its next failure is its first."""
+        self._next = self._initial
 
     def longest(self) -> float:
         """Count a failure that no haste will mend, and return the longest delay, stretched as usual."""

@@ -1,6 +1,6 @@
-"""The only module that asks the time.
+"""Where the time comes from.
 
-Everything that waits or stamps takes a `Clock`, so that a test can jump hours without waiting. Two times exist:
+Everything that waits or stamps for somebody takes a `Clock`, so that a test can jump hours without waiting. Two times exist:
 `monotonic` measures durations and deadlines (leases, backoff) and never jumps; `now` is wall time for humans and wire formats.
 """
 

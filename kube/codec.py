@@ -47,10 +47,6 @@ class Frame(msgspec.Struct, Generic[F], frozen=True, gc=False):
     object: F
 
 
-class StatusDetails(Wire, frozen=True, kw_only=True):
-    retry_after_seconds: float = 0
-
-
 class Status(Wire, frozen=True, kw_only=True):
     """metav1.Status: how the API server says no, in a response body or in the middle of a watch."""
 
@@ -122,7 +118,7 @@ class Codec(Generic[T]):
         return Frame(raw.type, self.object(raw.object))
 
     def collect(self) -> Iterator[Metric]:
-        series = {"decode_errors": ("Objects with a field of unexpected shape.", float(self.salvaged))}
+        series = {"watch_decode_errors": ("Objects with a field of unexpected shape.", float(self.salvaged))}
         yield from metrics.counters(["name"], [self._resource.plural], series)
 
     def _salvage(self, body: bytes | msgspec.Raw, error: msgspec.ValidationError) -> T:

@@ -33,6 +33,20 @@ class Event(msgspec.Struct, Generic[T], frozen=True, gc=False):
     old: T | None = None
     initial: bool = False
 
+    @property
+    def news(self) -> bool:
+        """Whether something happened, and this is not what a newcomer is told or what is told again."""
+        return not self.initial and (self.type != EventType.MODIFIED or self.object is not self.old)
+
+    @property
+    def heartbeat(self) -> bool:
+        """Whether nothing changed that we read: nodes and pods are written every few seconds for the sake of a timestamp."""
+        if self.type != EventType.MODIFIED or self.old is None:
+            return False
+        version = self.old.metadata.resource_version
+        metadata = msgspec.structs.replace(self.object.metadata, resource_version=version)
+        return bool(msgspec.structs.replace(self.object, metadata=metadata) == self.old)
+
 
 def differences(
     previous: Mapping[Key, T], objects: Mapping[Key, T], *, initial: bool, everything: bool

@@ -182,7 +182,7 @@ class EventRecorder:
             self._series.pop(cause, None)
 
     async def _deliver(self, request: tuple[str, Key, dict[str, Any]]) -> Key | None:
-        """Send one request, for minutes if nobody answers; a refusal is final."""
+        """Send one request, for minutes if nobody answers; an answer is final, or one bad event would hold up all others."""
         verb, key, body = request
         for _ in range(TRIES):
             try:
@@ -190,7 +190,7 @@ class EventRecorder:
                     await self._client.create(EVENTS, body)
                 else:
                     await self._client.merge_patch(EVENTS, key, body)
-            except (errors.ConnectionFailed, errors.ServerError, errors.TooManyRequests):
+            except (errors.ConnectionFailed, errors.TooManyRequests):
                 await self._clock.sleep(TRY_SECONDS * (1 + random.random() / 4))
             except errors.AlreadyExists:
                 return key  # an earlier try arrived after all
@@ -205,7 +205,7 @@ class EventRecorder:
     def _create(self, cause: _Cause) -> tuple[str, Key, dict[str, Any]]:
         regarding = cause.regarding
         # client-go: events about cluster-scoped objects live in "default".
-        key = Key(regarding.namespace or "default", f"{regarding.name[:230]}.{uuid.uuid4().hex[:16]}")
+        key = Key(regarding.namespace or "default", f"{regarding.name[:230].rstrip('-.')}.{uuid.uuid4().hex[:16]}")
         return "POST", key, self._render(cause, key)
 
     def _render(self, cause: _Cause, key: Key) -> dict[str, Any]:

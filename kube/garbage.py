@@ -6,23 +6,25 @@ stores fill for the first time, never again for what exists by then, and rarely 
 stops the loop. Refuses to know what fills.
 """
 
+import asyncio
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class GarbagePolicy:
-    """The collector is off while anything fills; then what exists is frozen and the thresholds are raised."""
+    """The collector is off while stores fill at the start; when they are full, what exists is frozen, once."""
 
     THRESHOLDS = (50_000, 20, 100)
 
     def __init__(self) -> None:
         self._filling = 0
+        self._settled = False
 
     @contextmanager
-    def paused(self, filled: bool) -> Iterator[None]:
-        """Keep the collector off inside the block, unless what the caller fills was full before."""
-        if filled:
+    def paused(self, full: asyncio.Event) -> Iterator[None]:
+        """Keep the collector off inside the block, which fills something until `full` is set."""
+        if self._settled:
             yield
             return
         self._filling += 1
@@ -32,9 +34,15 @@ class GarbagePolicy:
         finally:
             self._filling -= 1
             if not self._filling:
-                gc.freeze()
                 gc.enable()
-                gc.set_threshold(*self.THRESHOLDS)
+                if full.is_set():
+                    self._settle()
+
+    def _settle(self) -> None:
+        self._settled = True
+        gc.collect()  # what is dead by now would be frozen with the rest, and stay
+        gc.freeze()
+        gc.set_threshold(*self.THRESHOLDS)
 
 
 GARBAGE = GarbagePolicy()

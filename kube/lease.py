@@ -33,6 +33,8 @@ JITTER = 1.2
 # hand-over take more than twice the retry period.
 STAGGER = 0.25
 RELEASE_SECONDS = 5.0
+# client-go's health check: how long after its lease has run out a leader may take to stop.
+STUCK_SECONDS = 20.0
 
 
 class LeadershipLost(errors.KubeError):
@@ -93,6 +95,8 @@ class LeaderElector:
         self._missing = False
         self._seen_at = 0.0
         self._renewed_at = float("-inf")
+        self._answered_at = float("-inf")
+        self._working = False
         self._slow_paths = 0
         self.leading = False
         metrics.publish(self)
@@ -100,6 +104,15 @@ class LeaderElector:
     def may_write(self) -> bool:
         """Whether nobody else can be leading right now. Ask before every write; `Client.guard` does."""
         return self.leading and self._remaining() > 0
+
+    def reachable(self) -> bool:
+        """For readiness: whether the lease was read or written lately, by a leader or by a candidate."""
+        return self._clock.monotonic() <= self._answered_at + self._lease_duration
+
+    def ended(self) -> bool:
+        """Whether work that had lost its lease really ended; for liveness, which then ends the process for us."""
+        overdue = self._clock.monotonic() > self._renewed_at + self._lease_duration + STUCK_SECONDS
+        return not (self._working and overdue)
 
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Wait for the lease, run `lead` while it is renewed, and release it when `lead` returns or we are cancelled.
@@ -117,6 +130,7 @@ class LeaderElector:
 
     async def _lead(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Run `lead` beside the renewal; the first to end ends the other."""
+        self._working = True
         working = asyncio.ensure_future(lead())
         renewing = asyncio.ensure_future(self._renew())
         try:
@@ -125,6 +139,7 @@ class LeaderElector:
             # The lease is given up only after the work has really ended.
             await _cancel(working)
             await _cancel(renewing)
+            self._working = False
         failures = [task.exception() for task in (renewing, working) if not task.cancelled()]
         for failure in failures:
             if failure is not None:
@@ -151,11 +166,14 @@ class LeaderElector:
         if seconds <= 0:
             return False
         try:
-            return await _within(self._clock, seconds, self._acquire_or_renew())
+            ours = await _within(self._clock, seconds, self._acquire_or_renew())
         except errors.KubeError as error:
             log.info("Acquiring or renewing the lease failed: %s", error, extra={"lease": str(self._key)})
         except Exception:  # what we did not think of is a failed attempt too, never a leader that does not know
             log.exception("Acquiring or renewing the lease failed", extra={"lease": str(self._key)})
+        else:
+            self._answered_at = self._clock.monotonic()
+            return ours
         return False
 
     async def _acquire_or_renew(self) -> bool:
@@ -202,6 +220,9 @@ class LeaderElector:
     def _observe(self, lease: Lease) -> None:
         if self._seen is None or self._missing or self._seen.spec != lease.spec:
             self._seen_at = self._clock.monotonic()
+        holder = lease.spec.holder_identity
+        if holder and holder != self._identity and (self._seen is None or self._seen.spec.holder_identity != holder):
+            log.info("Waiting: %s leads", holder, extra={"lease": str(self._key)})
         self._seen, self._missing = lease, False
 
     def _hold(self, lease: Lease, started: float) -> None:
@@ -231,7 +252,7 @@ class LeaderElector:
 
     async def _release(self) -> None:
         """Let the next one in at once instead of after the lease has expired."""
-        with contextlib.suppress(TimeoutError, errors.KubeError):
+        with contextlib.suppress(TimeoutError, errors.KubeError, ValueError):  # ValueError: an answer that is no lease
             await _within(self._clock, RELEASE_SECONDS, self._give_up())
 
     async def _give_up(self) -> None:

@@ -17,7 +17,7 @@ import msgspec
 from prometheus_client.core import HistogramMetricFamily, Metric
 
 from kube import metrics
-from kube.backoff import Backoff, ItemExponential
+from kube.backoff import Backoff, default_backoff
 from kube.clock import Clock, SystemClock
 
 K = TypeVar("K", bound=Hashable)
@@ -41,7 +41,7 @@ class WorkQueue(Generic[K]):
         self.metrics = QueueMetrics(name, self)
         self._clock = clock or SystemClock()
         self._now = self._clock.monotonic  # asked several times for every key
-        self._backoff: Backoff[K] = backoff or ItemExponential()
+        self._backoff: Backoff[K] = backoff or default_backoff(self._clock)
         # Ready keys as (-priority, order of arrival, key). The heap may hold outdated places; the one in `_queued` counts.
         self._heap: list[tuple[int, int, K]] = []
         self._queued: dict[K, tuple[int, int, K]] = {}
@@ -92,8 +92,11 @@ class WorkQueue(Generic[K]):
             return
         due = self._now() + seconds
         waiting = self._due.get(key)
-        if waiting is not None and waiting[0] <= due:
-            return
+        if waiting is not None:
+            priority = max(priority, waiting[1])
+            if waiting[0] <= due:
+                self._due[key] = (waiting[0], priority)
+                return
         self._due[key] = (due, priority)
         self._order += 1
         heapq.heappush(self._delays, (due, self._order, key))
@@ -157,6 +160,10 @@ class WorkQueue(Generic[K]):
     def processing_since(self) -> list[float]:
         """When each key that is being worked on was taken, for metrics and health."""
         return [running.since for running in self._processing.values()]
+
+    def dirty(self) -> int:
+        """Keys that a worker holds and that will run again."""
+        return sum(running.dirty is not None for running in self._processing.values())
 
     def now(self) -> float:
         return self._now()
@@ -235,7 +242,7 @@ class QueueMetrics:
             labels,
             values,
             {
-                "workqueue_depth": ("Keys that are ready.", len(self._queue)),
+                "workqueue_depth": ("Keys that wait for a worker.", len(self._queue) + self._queue.dirty()),
                 "workqueue_unfinished_work_seconds": ("Age of all keys being worked on.", sum(running)),
                 "workqueue_longest_running_processor_seconds": ("Age of the oldest of them.", max(running, default=0)),
             },

@@ -1,7 +1,7 @@
 """The lines of an open watch, in batches of what has arrived.
 
-Owns the patience with a peer: one that sends nothing, one that never finishes a line, and one that never stops a line. Each
-ends the stream with ConnectionFailed. Buffers what the socket's buffer holds and one unfinished line, never more.
+Owns the patience with a peer: one that sends nothing, and one that never finishes a line, end the stream with
+ConnectionFailed; a line without end is a ValueError. Buffers what the socket's buffer holds and one unfinished line, never more.
 Refuses to know what a line says.
 """
 
@@ -53,9 +53,8 @@ class WatchStream:
     def _complete(self, data: bytes) -> list[bytes]:
         """Whole lines, as far as `data` completes any."""
         lines, begin = [], 0
-        while (
-            end := data.find(b"\n", begin)
-        ) >= 0:  # bytes.split looks at each byte and takes a microsecond more a line
+        # Not bytes.split: it looks at each byte, and takes a microsecond more for a line of usual length.
+        while (end := data.find(b"\n", begin)) >= 0:
             lines.append(data[begin:end])
             begin = end + 1
         rest = data[begin:]
@@ -70,7 +69,8 @@ class WatchStream:
             self._pieces.append(rest)
             self._pending += len(rest)
             if self._pending > LINE_BYTES:
-                raise errors.ConnectionFailed(f"a line of the watch is longer than {LINE_BYTES} bytes")
+                # Not a failed connection: the same line would come again. A list has no such limit.
+                raise ValueError(f"a line of the watch is longer than {LINE_BYTES} bytes")
         return lines
 
     async def close(self) -> None:

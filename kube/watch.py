@@ -48,6 +48,11 @@ SHORT_WATCH = 1.0
 INITIAL_SECONDS = 60.0
 # How often a quiet watch is checked against etcd going back in time (restored from a backup): one object is listed.
 PROBE_SECONDS = 300.0
+# A watch that broke makes the server's position doubtful, but one that breaks all the time is not checked each time.
+PROBE_AGAIN_SECONDS = 60.0
+# A watch that lived this long breaks for a reason of its own: something between us and the server cuts what is quiet.
+# Asked again at once, with a probe each minute, that is still less than 0.06 requests per second.
+STEADY_SECONDS = 35.0
 # The longest Retry-After that is believed.
 LONGEST_WAIT = 60.0
 # The loop gets a turn after this many events; 64 take about a millisecond.
@@ -147,8 +152,10 @@ class Reflector(Generic[T]):
         # Cleared for good when the server does not know WatchList, and for one attempt when it failed at it.
         self._watch_list = True
         self._list_next = False
-        # When the server's position was last compared with ours, minus infinity when a broken watch makes it doubtful.
-        self._probed_at = self._clock.monotonic()
+        # When the server's position was last compared with ours, and by a probe; whether it is in doubt since.
+        self._compared_at = self._clock.monotonic()
+        self._probed_at = float("-inf")
+        self._doubtful = False
 
     async def run(self) -> None:
         """Mirror until cancelled."""
@@ -184,9 +191,11 @@ class Reflector(Generic[T]):
         """Wait, then go on from our position where it still stands, else from the beginning."""
         if isinstance(state, Filling):
             self._list_next = True
-        if isinstance(state, Watching) and isinstance(error, errors.ConnectionFailed):
-            # A server that was restored from a backup cuts every watch, and says nothing on one from its future.
-            self._probed_at = float("-inf")
+        if isinstance(state, Watching) and self._clock.monotonic() - state.stream.opened >= STEADY_SECONDS:
+            self._backoff.reset()
+        if isinstance(state, Watching | Listed) and isinstance(error, errors.ConnectionFailed):
+            # A server that was restored from a backup was away, and says nothing on a watch from its future.
+            self._doubtful = True
         self.refused = str(error) if isinstance(error, errors.Unauthorized | errors.Forbidden) else ""
         self.metrics.failures += 1
         seconds = self._seconds(error)
@@ -216,7 +225,7 @@ class Reflector(Generic[T]):
         return Filling(stream, self._store.empty())
 
     async def _fill(self, state: Filling[T]) -> State[T]:
-        with GARBAGE.paused(self.synced.is_set()):
+        with GARBAGE.paused(self.synced):
             grown = self._clock.monotonic()
             while lines := await state.stream.lines.lines():
                 count = len(state.content)
@@ -228,11 +237,12 @@ class Reflector(Generic[T]):
                 if len(state.content) > count:
                     grown = self._clock.monotonic()
                 elif self._clock.monotonic() - grown > INITIAL_SECONDS:
+                    self._watch_list = False
                     break
         raise errors.ConnectionFailed("the watch did not say where its initial events end")
 
     async def _list(self, state: Listing[T]) -> State[T]:
-        with GARBAGE.paused(self.synced.is_set()):
+        with GARBAGE.paused(self.synced):
             self.metrics.lists += 1
             page = await self._page(token=state.token)
             for item in page.items:
@@ -243,7 +253,9 @@ class Reflector(Generic[T]):
             return Listed()
 
     async def _resume(self) -> State[T]:
-        if self._clock.monotonic() - self._probed_at >= PROBE_SECONDS:
+        now = self._clock.monotonic()
+        doubtful = self._doubtful and now - self._probed_at >= PROBE_AGAIN_SECONDS
+        if doubtful or now - self._compared_at >= PROBE_SECONDS:
             await self._probe()
         return Watching(await self._open({"resourceVersion": self._store.last_resource_version}))
 
@@ -289,7 +301,8 @@ class Reflector(Generic[T]):
     async def _probe(self) -> None:
         """Notice an etcd that went back in time, which a watch from its future would not show."""
         page = await self._page(limit=1)
-        self._probed_at = self._clock.monotonic()
+        self._probed_at = self._compared_at = self._clock.monotonic()
+        self._doubtful = False
         if older(page.metadata.resource_version, self._store.last_resource_version):
             raise Rollback(
                 f"the server is at {page.metadata.resource_version}, we are at {self._store.last_resource_version}"
@@ -318,7 +331,7 @@ class Reflector(Generic[T]):
         """Make `content` that of the store, then report the differences."""
         epoch = self._store.epoch
         previous = self._store.replace(content, resource_version)
-        self._probed_at = self._clock.monotonic()
+        self._compared_at, self._doubtful = self._clock.monotonic(), False
         restored = self._store.epoch != epoch
         if restored:
             self.metrics.epochs += 1

@@ -13,6 +13,7 @@ from kube.client import Client
 from kube.clock import SystemClock
 from kube.errors import KubeError
 from kube.lease import LeaderElector
+from kube.log import configure
 from kube.meta import Key
 from provisioner import metrics
 from provisioner.azure import agentpools
@@ -30,9 +31,7 @@ class RivalFound(Exception):  # not an error in the program
 
 def main() -> None:
     settings = load()
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-    )
+    configure(settings.log_level)
     logging.getLogger("azure").setLevel(logging.WARNING)  # it logs every request and header at info
     log.info("Starting with %s", settings.public())
     failure = ""
@@ -74,7 +73,10 @@ async def run(settings: Settings) -> None:
         async with agentpools.connect(settings, clock=SystemClock(), may_write=may_write) as cloud:
             loop = Loop(client, cloud, settings)
             checks = {"stores": loop.synced, "permissions": loop.permitted}
-            async with await health.serve(settings.address, settings.port, checks=checks):
+            live = {}
+            if settings.leader_elect:
+                checks["lease"], live["leader-election"] = elector.reachable, elector.ended
+            async with await health.serve(settings.address, settings.port, checks=checks, live=live):
                 await loop.run(elector if settings.leader_elect else None)
 
 

@@ -6,6 +6,7 @@ warm ones; handlers and workers run only while leading.
 """
 
 import asyncio
+from typing import Any
 
 from kube.api import labels
 from kube.api.nodeclaim import NODE_CLAIMS, NodeClaim
@@ -100,12 +101,16 @@ class Loop:
 
     def _on_claim(self, event: Event[NodeClaim]) -> None:
         if managed(event.object):
-            self.queue.add(event.object.metadata.key, INITIAL if event.initial else 0)
+            self._add(event.object.metadata.name, event)
 
     def _on_node(self, event: Event[Node]) -> None:
-        """A node wakes the claim of its name; heartbeats reach us only when they change something."""
-        for pool in _pool(event.object):
-            self.queue.add(Key("", pool), INITIAL if event.initial else 0)
+        """A node wakes the claim that its pool is named after."""
+        if not event.heartbeat:
+            for pool in {*_pool(event.object), *(_pool(event.old) if event.old else ())}:
+                self._add(pool, event)
+
+    def _add(self, claim: str, event: Event[Any]) -> None:
+        self.queue.add(Key("", claim), 0 if event.news else INITIAL)
 
     def synced(self) -> bool:
         """Whether the stores hold what is there."""

@@ -115,6 +115,7 @@ class Reconciler:
         self._repair.forget(uid)
         self._termination.forget(key.name, uid)
         self._context.inventory.forget(key.name, uid)
+        self._context.consistency.forget(key)
 
 
 def _registered_by_us(node: Node, claim_name: str) -> bool:

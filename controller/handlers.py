@@ -1,13 +1,11 @@
 """Which Workspace an event is about: what the informers' handlers do, all of it.
 
-Each maps an object to keys and puts them into the queue; what a reconcile then finds is none of its business. Objects of
-the initial list wait behind whatever users do meanwhile.
+Each maps an object to keys and puts them into the queue; what a reconcile then finds is none of its business. What is no
+news, after a start or a resync, waits behind whatever users do meanwhile.
 """
 
 from collections.abc import Iterable
 from typing import Any
-
-import msgspec
 
 from controller.nodes import Nodes
 from controller.selection import selects
@@ -16,11 +14,11 @@ from kube.api.nodeclaim import NodeClaim
 from kube.api.workload import Node, Pod
 from kube.api.workspace import Workspace
 from kube.delta import Event, EventType
-from kube.meta import Key, Object
+from kube.meta import Key
 from kube.queue import INITIAL, WorkQueue
 
 
-class Mapping:
+class Handlers:
     """Handlers, one for each kind that is not mapped by its owner alone."""
 
     def __init__(self, world: World, queue: WorkQueue[Key], nodes: Nodes) -> None:
@@ -43,12 +41,12 @@ class Mapping:
     def on_pod(self, event: Event[Pod]) -> None:
         if event.type == EventType.DELETED:
             self._world.progress.forget(event.object.metadata.uid)
-        if not heartbeat(event):
+        if not event.heartbeat:
             self.on_owned(event)
 
     def on_node(self, event: Event[Node]) -> None:
         """A node that we had made carries its Workspace's name; one that was there before is found by the selector."""
-        if heartbeat(event):
+        if event.heartbeat:
             return
         if not self._world.settings.byo:
             self.on_owned(event)
@@ -63,15 +61,4 @@ class Mapping:
 
     def _add(self, keys: Iterable[Key], event: Event[Any]) -> None:
         for key in keys:
-            self._queue.add(key, INITIAL if event.initial else 0)
-
-
-def heartbeat(event: Event[Any]) -> bool:
-    """Whether nothing changed that we read: nodes and pods are written every few seconds for the sake of a timestamp."""
-    new, old = event.object, event.old
-    return event.type == EventType.MODIFIED and old is not None and _at(new, old.metadata.resource_version) == old
-
-
-def _at(seen: Object, resource_version: str) -> Object:
-    metadata = msgspec.structs.replace(seen.metadata, resource_version=resource_version)
-    return msgspec.structs.replace(seen, metadata=metadata)
+            self._queue.add(key, 0 if event.news else INITIAL)
