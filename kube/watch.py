@@ -59,14 +59,6 @@ LONGEST_WAIT = 60.0
 TURN = 64
 
 
-@dataclass
-class Stream:
-    """An open watch. Whoever leaves the states that hold it closes it."""
-
-    lines: WatchStream
-    opened: float
-
-
 @dataclass(frozen=True)
 class Unknown:
     """There is no position to resume from: read everything."""
@@ -76,7 +68,7 @@ class Unknown:
 class Filling(Generic[T]):
     """Collecting the initial events of a watch, up to the bookmark that ends them."""
 
-    stream: Stream
+    stream: WatchStream
     content: Store[T]
 
 
@@ -95,9 +87,10 @@ class Listed:
 
 @dataclass(frozen=True)
 class Watching:
-    """A watch is open and every event goes to the store and the handler."""
+    """A watch is open and, `since` then, every event goes to the store and the handler."""
 
-    stream: Stream
+    stream: WatchStream
+    since: float
 
 
 @dataclass(frozen=True)
@@ -108,6 +101,7 @@ class Waiting:
     resume: "Unknown | Listed"
 
 
+# Whoever leaves a state that holds a stream closes it.
 State = Unknown | Filling[T] | Listing[T] | Listed | Watching | Waiting
 
 
@@ -179,7 +173,7 @@ class Reflector(Generic[T]):
                 case Listed():
                     return await self._resume()
                 case Watching():
-                    return await self._watch(state.stream)
+                    return await self._watch(state)
                 case Waiting():
                     await self._clock.sleep(state.seconds)
                     return state.resume
@@ -191,7 +185,7 @@ class Reflector(Generic[T]):
         """Wait, then go on from our position where it still stands, else from the beginning."""
         if isinstance(state, Filling):
             self._list_next = True
-        if isinstance(state, Watching) and self._clock.monotonic() - state.stream.opened >= STEADY_SECONDS:
+        if isinstance(state, Watching) and self._clock.monotonic() - state.since >= STEADY_SECONDS:
             self._backoff.reset()
         if isinstance(state, Watching | Listed) and isinstance(error, errors.ConnectionFailed):
             # A server that was restored from a backup was away, and says nothing on a watch from its future.
@@ -227,13 +221,13 @@ class Reflector(Generic[T]):
     async def _fill(self, state: Filling[T]) -> State[T]:
         with GARBAGE.paused(self.synced):
             grown = self._clock.monotonic()
-            while lines := await state.stream.lines.lines():
+            while lines := await state.stream.lines():
                 count = len(state.content)
                 frames = map(self._codec.frame, lines)
                 if end := _gather(frames, state.content):
                     await self._swap(state.content, end)
                     await self._follow(frames)
-                    return Watching(state.stream)
+                    return Watching(state.stream, self._clock.monotonic())
                 if len(state.content) > count:
                     grown = self._clock.monotonic()
                 elif self._clock.monotonic() - grown > INITIAL_SECONDS:
@@ -257,13 +251,14 @@ class Reflector(Generic[T]):
         doubtful = self._doubtful and now - self._probed_at >= PROBE_AGAIN_SECONDS
         if doubtful or now - self._compared_at >= PROBE_SECONDS:
             await self._probe()
-        return Watching(await self._open({"resourceVersion": self._store.last_resource_version}))
+        stream = await self._open({"resourceVersion": self._store.last_resource_version})
+        return Watching(stream, self._clock.monotonic())
 
-    async def _watch(self, stream: Stream) -> State[T]:
-        while lines := await stream.lines.lines():
+    async def _watch(self, state: Watching) -> State[T]:
+        while lines := await state.stream.lines():
             await self._follow(map(self._codec.frame, lines))
-        await stream.lines.close()
-        if self._clock.monotonic() - stream.opened < SHORT_WATCH:
+        await _close(state)
+        if self._clock.monotonic() - state.since < SHORT_WATCH:
             self.metrics.short_watches += 1
             return self._failed(Listed(), errors.ConnectionFailed("the watch ended at once"))
         return Listed()
@@ -280,12 +275,12 @@ class Reflector(Generic[T]):
             if count % TURN == 0:
                 await asyncio.sleep(0)
 
-    async def _open(self, params: Mapping[str, str]) -> Stream:
+    async def _open(self, params: Mapping[str, str]) -> WatchStream:
         self.metrics.watches += 1
         query = {**self._selectors, **params, "timeoutSeconds": str(random.randint(*WATCH_SECONDS))}
-        lines = await self._client.watch(self._resource, namespace=self._namespace, params=query)
+        stream = await self._client.watch(self._resource, namespace=self._namespace, params=query)
         self.refused = ""
-        return Stream(lines, self._clock.monotonic())
+        return stream
 
     async def _page(self, **options: Any) -> Page[T]:
         """One page. Not retried by the client: how often a server in trouble is asked is decided here."""
@@ -385,4 +380,4 @@ def _position_stands(state: State[T], error: Exception) -> bool:
 
 async def _close(state: State[T]) -> None:
     if isinstance(state, Filling | Watching):
-        await state.stream.lines.close()
+        await state.stream.close()
