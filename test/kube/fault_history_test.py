@@ -167,6 +167,7 @@ async def test_replica_that_is_behind_is_followed_without_going_back(clock: Loop
 async def test_etcd_that_went_back_in_time_is_noticed_at_once(
     server: WatchServer, clock: LoopClock, mirror: Mirror, bump: bool
 ) -> None:
+    clock.jump(61)  # since the last look at where the server is
     told, before = len(mirror.told), clock.monotonic()
     server.restore(1, bump=bump)
     await follows(mirror, server)
@@ -179,6 +180,23 @@ async def test_etcd_that_went_back_in_time_is_noticed_at_once(
         assert requeued == {"a", "b", "c"}, "all must be looked at"
     server.history.put("d")
     await follows(mirror, server)
+
+
+async def test_etcd_restored_while_the_server_was_stopped_in_order_is_noticed_at_once(clock: LoopClock) -> None:
+    """A server that is told to stop ends its watches as agreed; only the connections after that are refused."""
+    async with WatchServer(clock) as server, FaultProxy(server.port) as balancer, mirrored(balancer, clock) as mirror:
+        for name in "abc":
+            server.history.put(name)
+        await follows(mirror, server)
+        clock.jump(61)
+        balancer.refusing = server.stopping = True
+        server.expire()
+        await eventually(lambda: mirror.reflector.metrics.failures >= 2)
+        server.history.restore(1)
+        before, balancer.refusing = clock.monotonic(), False
+        await follows(mirror, server)
+        assert mirror.store.epoch == 1
+        assert clock.monotonic() - before <= 60
 
 
 async def test_etcd_that_went_back_behind_an_open_watch_is_noticed_when_it_ends(

@@ -60,6 +60,20 @@ async def test_server_in_trouble_is_asked_rarely(trouble: str, watch_list: str, 
             check_rate([request.moment for request in server.requests[begin:]])
 
 
+@pytest.mark.parametrize("trouble", ["401", "403", "429", "500", "503 html", "ends at once", "FIN", "RST"])
+async def test_server_with_trouble_in_watches_alone_is_asked_rarely(trouble: str) -> None:
+    clock = VirtualClock()
+    async with WatchServer(clock) as server, mirrored(server, clock) as mirror:
+        await follows(mirror, server)
+        await clock.advance(120)
+        server.lists_spared = True
+        server.faults.extend([TROUBLES[trouble]] * 1000)
+        begin = len(server.requests)
+        server.drop()
+        await let_pass(clock, 60 * MINUTES)
+        check_rate([request.moment for request in server.requests[begin:]])
+
+
 @pytest.mark.parametrize("synced", [False, True], ids=["before", "after"])
 async def test_server_that_is_not_there_is_tried_rarely(synced: bool) -> None:
     clock = VirtualClock()

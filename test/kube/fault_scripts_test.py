@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from test import profile
 from test.kube import faults, oracle, scripts
-from test.kube.looptime import LoopClock
+from test.kube.looptime import LoopClock, turns
 from test.kube.mirror import Credential, mirrored
 from test.kube.server import WatchServer
 
@@ -28,6 +28,7 @@ async def _survive(script: scripts.Script) -> None:
         world = faults.World(server, clock, credential, mirror)
         for action in script.actions:
             await action.act(world)
+            await turns(script.pace)
         server.history.put("last")
         await world.converge()
         oracle.check(mirror, server, clock.jumps)

@@ -1,8 +1,8 @@
 """What may happen to a server and the line to it, as values: the letters of the scripts in `test.kube.scripts`.
 
-An `Action` happens to the world at one moment; `Next` is a fault of the next request. One thing is left out, because
+An `Action` happens to the world at one moment; `Next` is a fault of the next requests. One thing is left out, because
 nobody can see it by resourceVersions: an etcd that was restored and then wrote more than it had lost before anybody
-looked. So `Restore` lets time pass before anything else is written.
+looked. So nothing else is written until a `Restore` has been noticed.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from test.expect import eventually
 from test.kube.history import bookmark
 from test.kube.looptime import LoopClock, turns
-from test.kube.mirror import Credential, Mirror
+from test.kube.mirror import Credential, Mirror, follows
 from test.kube.server import WatchServer
 from test.kube.wire import End, Fault
 
-# A watch lasts at most ten minutes and a silent peer is given up after 75 s: by then everything has been noticed.
+# A watch lasts at most ten minutes and a silent peer is given up after 70 s: by then everything has been noticed.
 LONG = 700.0
+# Where the server is is not looked at more often than this.
+MINUTE = 61.0
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,36 @@ class Compact(Action):
 
 
 @dataclass(frozen=True)
-class Restore(Action):
-    versions: int
-    bump: bool
+class Miss(Action):
+    """All of this happens while nobody is connected, and the history of it is lost."""
+
+    changes: tuple[Action, ...]
 
     async def act(self, world: World) -> None:
+        world.server.drop()
+        for change in self.changes:
+            await change.act(world)
+        world.server.history.compact()
+
+
+@dataclass(frozen=True)
+class Restore(Action):
+    """On a `calm` day it is noticed as soon as the connection breaks; in the middle of troubles it may take some time."""
+
+    versions: int
+    bump: bool
+    calm: bool
+
+    async def act(self, world: World) -> None:
+        if self.calm:
+            await world.converge()
+            await eventually(lambda: world.server.streams)
+            world.clock.jump(MINUTE)
         world.server.restore(self.versions, bump=self.bump)
-        await world.converge()
+        if self.calm and world.server.watch_list != "ignored":  # that one costs a minute each time
+            await follows(world.mirror, world.server)
+        else:
+            await world.converge()
 
 
 @dataclass(frozen=True)
@@ -121,12 +146,13 @@ class Say(Action):
 
 @dataclass(frozen=True)
 class Repeat(Action):
-    """The last changes are said once more: duplicates, and replays of what has been left behind."""
+    """Some of the last changes are said once more: duplicates, and replays of what has been left behind."""
 
+    back: int
     count: int
 
     async def act(self, world: World) -> None:
-        for change in world.server.history.changes[-self.count :]:
+        for change in world.server.history.changes[-self.back :][: self.count]:
             world.server.say(change.line())
 
 
@@ -176,10 +202,13 @@ class RotateToken(Action):
 
 @dataclass(frozen=True)
 class Next(Action):
+    """The next requests fail so."""
+
     fault: Fault
+    times: int = 1
 
     async def act(self, world: World) -> None:
-        world.server.faults.append(self.fault)
+        world.server.faults.extend([self.fault] * self.times)
 
 
 @dataclass(frozen=True)

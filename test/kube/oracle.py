@@ -21,10 +21,24 @@ REQUESTS_PER_FAILURE = 4
 def check(mirror: Mirror, server: WatchServer, jumps: int) -> None:
     """All that can be seen at quiescence. `jumps` of the clock may each have ended a request as too slow."""
     assert mirror.versions() == server.history.versions()  # F1
-    mirror.check_history()  # F2, F3
+    mirror.check_history()  # F2
+    if not server.history.restores:
+        check_told(mirror)
     assert not mirror.early  # F8
     check_positions(server)
     check_rate(server.requests, server.ended + jumps)
+
+
+def check_told(mirror: Mirror) -> None:
+    """F3: what was deleted is deleted once and for good; and nothing is told that was told before."""
+    deleted = [event.object.metadata.uid for event in mirror.told if event.type == "DELETED"]
+    assert len(deleted) == len(set(deleted)), "deleted twice"
+    states = [
+        (event.object.metadata.uid, event.object.metadata.resource_version)
+        for event in mirror.told
+        if event.type != "DELETED"
+    ]
+    assert len(states) == len(set(states)), "told twice, or deleted and yet there"
 
 
 def check_positions(server: WatchServer) -> None:

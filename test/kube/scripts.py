@@ -8,7 +8,7 @@ from test.kube import faults
 from test.kube.history import BUSY, CUT_SHORT, GONE, HTML, INTERNAL, TOO_LARGE, line
 from test.kube.wire import Answer, Break, End, Fault, Stall
 
-NAMES = "abcd"
+NAMES = "abc"
 RETRY_AFTER = ("0", "1", "7", "1000000000", "soon", "Fri, 31 Dec 1999 23:59:59 GMT")
 
 CODES = (401, 403, 404, 410, 429, 500, 503, 504)
@@ -28,6 +28,9 @@ wrong: st.SearchStrategy[Fault] = st.one_of(
     st.builds(Stall, st.booleans()),
 )
 names = st.sampled_from(NAMES)
+missed: st.SearchStrategy[faults.Action] = st.one_of(
+    st.builds(faults.Put, names), st.builds(faults.Delete, names), st.builds(faults.Recreate, names)
+)
 LETTERS: dict[type[faults.Action], st.SearchStrategy[faults.Action]] = {
     faults.Put: st.builds(
         faults.Put, names, st.sampled_from(["", "", "ADDED", "MODIFIED"]), st.sampled_from([0, 0, 200_000])
@@ -35,14 +38,15 @@ LETTERS: dict[type[faults.Action], st.SearchStrategy[faults.Action]] = {
     faults.Delete: st.builds(faults.Delete, names),
     faults.Recreate: st.builds(faults.Recreate, names),
     faults.Skip: st.builds(faults.Skip, st.integers(1, 1000)),
-    faults.Next: st.builds(faults.Next, wrong),
+    faults.Next: st.builds(faults.Next, wrong, st.sampled_from([1, 1, 1, 12])),
     faults.Drop: st.builds(faults.Drop, st.sampled_from([End.FIN, End.RST])),
     faults.Say: st.builds(faults.Say, st.sampled_from(SAID_BETWEEN)),
-    faults.Repeat: st.builds(faults.Repeat, st.integers(1, 6)),
+    faults.Repeat: st.builds(faults.Repeat, st.integers(1, 8), st.integers(1, 3)),
     faults.Bookmark: st.builds(faults.Bookmark, st.sampled_from([0, 0, 1, 5])),
     faults.Lag: st.builds(faults.Lag, st.booleans()),
     faults.RotateToken: st.builds(faults.RotateToken, st.sampled_from(["one", "two"])),
-    faults.Restore: st.builds(faults.Restore, st.integers(1, 5), st.booleans()),
+    faults.Miss: st.builds(faults.Miss, st.lists(missed, min_size=1, max_size=4).map(tuple)),
+    faults.Restore: st.builds(faults.Restore, st.integers(1, 5), st.booleans(), st.booleans()),
     faults.Compact: st.builds(faults.Compact),
     faults.Expire: st.builds(faults.Expire),
     faults.Pass: st.builds(faults.Pass, st.sampled_from([1.0, 20.0, 80.0, faults.LONG])),
@@ -50,14 +54,17 @@ LETTERS: dict[type[faults.Action], st.SearchStrategy[faults.Action]] = {
 }
 # What changes the content is worth more than what disturbs: without it there is nothing to lose.
 CHANGES = (faults.Put, faults.Delete, faults.Recreate, faults.Skip, faults.Turns)
-actions = st.one_of(st.one_of([LETTERS[kind] for kind in CHANGES]), st.one_of(list(LETTERS.values())))
+actions = st.one_of(
+    st.one_of([LETTERS[kind] for kind in CHANGES]), LETTERS[faults.Next], st.one_of(list(LETTERS.values()))
+)
 
 
 @dataclass(frozen=True)
 class Script:
-    """One world, and what happens in it."""
+    """One world, and what happens in it; after each action the loop turns `pace` times."""
 
     watch_list: str
+    pace: int
     first: tuple[Fault, ...]
     actions: tuple[faults.Action, ...]
 
@@ -65,8 +72,9 @@ class Script:
 scripts = st.builds(
     Script,
     watch_list=st.sampled_from(WATCH_LISTS),
-    first=st.lists(wrong, max_size=4).map(tuple),
-    actions=st.lists(actions, max_size=25).map(tuple),
+    pace=st.sampled_from([0, 5, 60]),
+    first=st.lists(wrong, max_size=3).map(tuple),
+    actions=st.lists(actions, min_size=4, max_size=30).map(tuple),
 )
 
 

@@ -54,7 +54,9 @@ class WatchServer:
         self.token = ""  # who does not bring it is Unauthorized
         self.watch_forbidden = False  # the role allows list only
         self.lagging = False  # watches say nothing of what happens; lists are quorum reads and know
+        self.stopping = False  # connections end with the watches on them
         self.faults: deque[Fault] = deque()
+        self.lists_spared = False  # only watches use up a fault
         self.requests: list[Request] = []
         self.streams: list[Stream] = []  # open watches
         self.ended = 0  # watches that ended as agreed
@@ -150,7 +152,8 @@ class WatchServer:
         elif self.watch_forbidden and request.watch:
             fault = Answer(403)
         else:
-            fault = self.faults.popleft() if self.faults else None
+            hit = self.faults and (request.watch or not self.lists_spared)
+            fault = self.faults.popleft() if hit else None
         match fault:
             case Answer():
                 request.failed = not self._may_refuse(request, fault)
@@ -203,6 +206,8 @@ class WatchServer:
         self.ended += 1
         writer.write(b"0\r\n\r\n")
         await writer.drain()
+        if self.stopping:
+            raise Broken(End.FIN)
 
     def _begin(self, stream: "Stream", end: bool) -> None:
         """Say what the watch begins with: the content, or what happened since its version."""
