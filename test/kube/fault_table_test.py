@@ -90,6 +90,7 @@ TABLE = (
         tuple(Answer(429, headers=(f"Retry-After: {value}",)) for value in scripts.RETRY_AFTER),
         (
             answers.test_retry_after_is_honoured_up_to_a_minute,
+            answers.test_retry_after_that_says_nothing_useful_leaves_the_backoff,
             answers.test_retry_after_of_a_status_is_honoured,
             streams.test_busy_in_the_stream_is_waited_for_and_resumed,
         ),
