@@ -3,6 +3,7 @@
 Refuses to know what is logged.
 """
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,7 +39,10 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        try:
+            return msgspec.json.encode(line, enc_hook=str).decode()
+        except UnicodeEncodeError:  # half a character, of a file's name say: it can only be escaped
+            return json.dumps(line, default=str)
 
 
 def configure(level: str) -> None:
