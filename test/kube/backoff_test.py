@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kube.backoff import Bucket, ExponentialBackoff, ItemExponential, MaxOf
+from kube.backoff import Bucket, ExponentialBackoff, ItemExponential, MaxOf, default_backoff
 from test.clock import VirtualClock
 
 
@@ -75,6 +75,30 @@ def test_a_dead_server_is_asked_at_most_eight_times_in_a_minute_and_then_rarely(
         attempts.append(clock.monotonic() - begin)
     assert sum(moment < 60 for moment in attempts) <= 8
     assert sum(60 <= moment < 660 for moment in attempts) / 600 <= 0.06
+
+
+def test_good_connection_begins_anew() -> None:
+    backoff = ExponentialBackoff(clock=VirtualClock(), jitter=lambda: 0)
+    assert [backoff.next() for _ in range(3)] == [0.8, 1.6, 3.2]
+    backoff.reset()
+    assert backoff.next() == 0.8
+
+
+def test_no_haste_waits_longest_and_stays_there() -> None:
+    backoff = ExponentialBackoff(clock=VirtualClock(), jitter=lambda: 0)
+    assert [backoff.longest(), backoff.next(), backoff.longest()] == [30, 30, 30]
+
+
+def test_default_is_client_gos() -> None:
+    clock = VirtualClock()
+    limit = default_backoff(clock)
+    assert [limit.when("a") for _ in range(4)] == [0.005, 0.01, 0.02, 0.04]
+    for _ in range(16):
+        limit.when("a")
+    assert limit.when("a") == 1000
+    for key in range(100 - 21):
+        assert limit.when(key) == 0.005
+    assert [round(limit.when(key), 6) for key in range(100, 103)] == [0.1, 0.2, 0.3]
 
 
 def test_two_quiet_minutes_begin_anew() -> None:

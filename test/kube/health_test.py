@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import aiohttp
 import pytest
@@ -11,10 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kube import health, metrics
 from kube.api.workload import CONFIG_MAPS
+from kube.lease import LeadershipLost
 from kube.metrics import ReconcileMetrics, ReflectorMetrics
 from kube.queue import WorkQueue
 from test.clock import VirtualClock
 from test.expect import eventually
+from test.kube.lease_test import LeaseServer, Link, elector, running
 from test.kube.mirror import connected
 from test.kube.server import WatchServer
 from test.kube.wire import Answer
@@ -163,6 +166,51 @@ async def test_series_of_a_kind_exist_before_anything_was_counted(probe: Probe) 
         assert samples[f"reflector_{name}_total", (("name", "widgets"),)] == 0
     assert samples["informer_epoch_changes_total", (("name", "widgets"),)] == 0
     assert kept.lists == 0
+
+
+async def test_candidate_that_hears_nothing_of_its_lease_is_not_ready() -> None:
+    clock = VirtualClock()
+    server = LeaseServer()
+    link = Link(server, clock)
+    leader, candidate = elector(Link(server, clock), "leader", clock), elector(link, "candidate", clock)
+    assert not candidate.reachable(), "has not asked yet"
+    async with running(leader), running(candidate):
+        await clock.advance(60)
+        assert leader.reachable()
+        assert candidate.reachable()
+        link.fault = "hangs"
+        await clock.advance(16 + 5)
+        assert leader.reachable()
+        assert not candidate.reachable()
+        link.fault = ""
+        await clock.advance(15)
+        assert candidate.reachable()
+
+
+async def test_work_that_outlives_its_lease_is_not_alive() -> None:
+    clock = VirtualClock()
+    link = Link(LeaseServer(), clock)
+    leader, released = elector(link, "leader", clock), asyncio.Event()
+
+    async def stubborn() -> None:
+        while not released.is_set():
+            with suppress(asyncio.CancelledError):
+                await released.wait()
+
+    assert leader.ended(), "nothing has begun"
+    async with running(leader, stubborn) as leading:
+        await clock.advance(60)
+        assert leader.ended()
+        link.fault = "refused"
+        await clock.advance(30)
+        assert not leader.may_write()
+        assert leader.ended(), "it has its time"
+        await clock.advance(6)
+        assert not leader.ended()
+        released.set()
+        await clock.settle()
+        assert leader.ended()
+        assert isinstance(leading.exception(), LeadershipLost)
 
 
 async def test_controllers_own_series_stand_beside(probe: Probe) -> None:

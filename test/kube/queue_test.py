@@ -58,9 +58,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(key=KEYS, seconds=st.sampled_from([0.5, 1, 3, 10]))
     def add_after(self, key: str, seconds: float) -> None:
-        moment = self.clock.monotonic() + seconds
-        if key not in self.due or moment < self.due[key][0]:
-            self.due[key] = (moment, self.processing.get(key, 0))
+        moment, priority = self.clock.monotonic() + seconds, self.processing.get(key, 0)
+        known = self.due.get(key, (moment, priority))
+        self.due[key] = (min(moment, known[0]), max(priority, known[1]))
         self.call(self.queue.add_after, key, seconds)
 
     @rule(seconds=st.sampled_from([0.25, 1, 5]))
@@ -269,6 +269,44 @@ async def test_keys_that_are_due_at_one_moment_run_in_the_order_they_were_delaye
         queue.add_after(key, 5)
     await clock.advance(5)
     assert [await queue.get() for _ in range(3)] == ["c", "a", "b"]
+
+
+async def test_of_several_delays_the_highest_priority_counts(queue: WorkQueue[str], clock: VirtualClock) -> None:
+    for seconds in (5, 20):
+        queue.add("initial", INITIAL)
+        key = await queue.get() or ""
+        queue.add_after(key, seconds)
+        queue.done(key)
+        queue.add_after(key, 10)  # nobody processes it now: as important as a user's edit
+        queue.add("other", -1)
+        await clock.advance(10)
+        assert [await queue.get(), await queue.get()] == ["initial", "other"]
+        queue.done("initial")
+        queue.done("other")
+
+
+async def test_depth_in_the_metrics_is_what_waits_for_a_worker(queue: WorkQueue[str]) -> None:
+    def depth() -> float:
+        (family,) = [each for each in queue.metrics.collect() if each.name == "workqueue_depth"]
+        return float(family.samples[0].value)
+
+    for key in "ab":
+        queue.add(key)
+    assert await queue.get() == "a"
+    assert depth() == 1
+    queue.add("a")
+    assert depth() == 2, "a runs, and waits to run again"
+    queue.done("a")
+    assert depth() == 2
+
+
+async def test_failures_of_all_keys_together_are_slowed_down(queue: WorkQueue[int], clock: VirtualClock) -> None:
+    for key in range(150):
+        queue.retry(key)
+    await clock.advance(0.005)
+    assert len(queue) == 100, "at once after the usual 5 ms"
+    await clock.advance(1)
+    assert len(queue) == 110, "and then ten in a second"
 
 
 async def test_many_delays_need_one_timer(queue: WorkQueue[str], clock: VirtualClock) -> None:

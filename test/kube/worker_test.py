@@ -187,6 +187,39 @@ async def test_cancelled_workers_give_their_keys_back(clock: VirtualClock) -> No
     assert bench.workers.metrics.active == 0
 
 
+async def test_reconcile_that_makes_another_exception_of_its_cancellation_keeps_nobody_alive(
+    clock: VirtualClock,
+) -> None:
+    """As a reconcile does that wants to write one last thing and may not any more."""
+
+    async def reconcile(key: str) -> None:
+        try:
+            await clock.sleep(1000)
+        finally:
+            raise errors.NotLeading("not sent")
+
+    bench = Bench(clock, reconcile)
+    async with working(bench) as running:
+        for key in "abcdef":
+            bench.queue.add(key)
+        await clock.advance(1)
+        running.cancel()
+        await clock.settle()
+        assert running.cancelled()
+        assert bench.results() == {"requeue": 3}, "no worker took another key"
+
+
+async def test_key_that_is_refused_again_and_again_is_an_error(clock: VirtualClock) -> None:
+    async def reconcile(key: str) -> None:
+        raise errors.NotFound(404, "NotFound", "no such namespace")
+
+    bench = Bench(clock, reconcile)
+    async with working(bench):
+        bench.queue.add("a")
+        await clock.advance(60)
+        assert bench.results() == {"requeue": 8, "error": 6}
+
+
 async def test_drained_workers_end_by_themselves(clock: VirtualClock) -> None:
     async def reconcile(key: str) -> None:
         await clock.sleep(5)
