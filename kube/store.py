@@ -184,9 +184,12 @@ class Consistency:
         self._expect(owner, (resource, gone.metadata.key), _without(gone))
 
     def caught_up(self, owner: Key, uid: str = "") -> bool:
-        """Whether every watched store shows what `owner` wrote and deleted. A namesake is not held back for its sake."""
+        """Whether every watched store shows what `owner` wrote and deleted.
+
+        A namesake, which has another `uid`, is not held back for its sake; one that is gone has none, and still is.
+        """
         known = self._owners.get(owner)
-        if known is None or known.uid != uid:
+        if known is None or known.uid != uid != "":
             self._owners[owner] = _Owner(uid)
             return True
         pending = known.pending

@@ -11,7 +11,7 @@ import hashlib
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +63,7 @@ class Gateway:
 
     upstream: str
     context: ssl.SSLContext
-    lag: float = 0.0  # seconds that everything a watch says comes late
+    lag: Callable[[str], float] = lambda path: 0.0  # seconds that everything comes late that a watch of `path` says
     down: bool = False  # requests are written down and the connection dies
     requests: list[Request] = field(default_factory=list)
 
@@ -129,8 +129,8 @@ class Gateway:
         return sum(each.write and each.about_lease and each.moment > moment for each in self.requests)
 
     def repeated(self) -> dict[str, int]:
-        """Writes that were asked for more than once, and how often."""
-        counts = Counter(each.content for each in self.requests if each.write)
+        """Writes that were carried out more than once, and how often."""
+        counts = Counter(each.content for each in self.requests if each.write and 200 <= each.status < 300)
         return {f"{method} {path}": count for (method, path, _), count in counts.items() if count > 1}
 
     async def quiet(self) -> float:
@@ -156,7 +156,7 @@ class Gateway:
                 headers={name: request.headers[name] for name in FORWARDED if name in request.headers},
             ) as answer:
                 noted.status = answer.status
-                return await self._pass_on(request, answer, self.lag if watch else 0.0)
+                return await self._pass_on(request, answer, self.lag(request.path) if watch else 0.0)
         except aiohttp.ClientError:
             return _dead(request)
 

@@ -189,6 +189,7 @@ def test_a_namesake_of_the_owner_is_not_held_back_by_its_predecessors_writes() -
     consistency, _ = consistent()
     consistency.wrote(OWNER, CONFIG_MAPS, config_map("a", 100))
     assert not consistency.caught_up(OWNER, "uid-1")
+    assert not consistency.caught_up(OWNER), "what it wrote before it went is still on its way"
     assert consistency.caught_up(OWNER, "uid-2")
     consistency.wrote(OWNER, CONFIG_MAPS, config_map("a", 100))
     consistency.forget(OWNER)
