@@ -229,3 +229,30 @@ def write_kubeconfig(folder: Path, port: int, authority: Authority, user: dict[s
     path = folder / "kubeconfig"
     path.write_text(json.dumps(content))
     return path
+
+
+@pytest.mark.parametrize(
+    ("host", "no_proxy", "direct"),
+    [
+        ("https://10.0.0.1:443", "", False),
+        ("https://10.0.0.1:443", "10.0.0.0/16", True),
+        ("https://10.1.0.1:443", "10.0.0.0/16", False),
+        ("https://10.0.0.1:443", "example.test, 10.0.0.1", True),
+        ("https://[fd00::1]:443", "fd00::/8", True),
+        ("https://[fe80::1]:443", "fd00::/8", False),
+        ("https://[fd00::1]:443", "10.0.0.0/8", False),
+        ("https://api.example.test:6443", ".example.test", True),
+        ("https://api.example.test:6443", "10.0.0.0/8,other.test", False),
+        ("https://10.0.0.1:443", "*", True),
+        ("http://10.0.0.1:443", "", False),
+    ],
+)
+def test_proxy_of_the_environment_is_used_but_for_what_it_excepts(
+    host: str, no_proxy: str, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", "http://proxy.test:3128")
+    monkeypatch.setenv("http_proxy", "http://proxy.test:3128")
+    monkeypatch.setenv("no_proxy", no_proxy)
+    assert auth._environment_proxy(host) == (None if direct else "http://proxy.test:3128")
