@@ -46,9 +46,12 @@ class Orphans:
                 metrics.gc_frozen.set(1)
 
     async def round(self) -> None:
-        """Look once. The cloud first, then the claims: a claim that is made in between is never missed."""
+        """Look once. The cloud first, then the claims: a claim that is made in between is never missed.
+
+        What the cache lacks is only a suspicion; before anything is deleted the API server itself is asked.
+        """
         pools = await self._context.cloud.list()
-        claims = (await self._context.client.list(NODE_CLAIMS)).items
+        claims = self._context.claims.all()
         frozen = await self._frozen()
         metrics.gc_frozen.set(1 if frozen else 0)
         found = self._note(orphans(pools, claims, self._context.cluster_id, legacy=self._context.settings.gc_legacy))
