@@ -1,6 +1,7 @@
 """Break each invariant of kube/ on purpose and see that a test notices: `python -m hack.mutants [--only W1,F3]`.
 
-Each file in test/mutants/ breaks one invariant as a careless maintainer might, and names the test that must fail then:
+Each file in test/mutants/ breaks one invariant as a careless maintainer might (another half of it where its name goes on
+after a dash), and names the test that must fail then:
 
     W10: a cancelled `get` never swallows a key.
     Test: test/kube/queue_test.py::TestQueue::runTest
@@ -62,7 +63,7 @@ class Outcome:
     output: str = ""
 
     def __str__(self) -> str:
-        return f"{self.mutant.name:4} {self.verdict:15} {self.seconds:5.1f} s  {self.mutant.test}"
+        return f"{self.mutant.name:12} {self.verdict:15} {self.seconds:5.1f} s  {self.mutant.test}"
 
 
 class MutantsError(Exception):
@@ -194,8 +195,9 @@ def _read(path: Path) -> Mutant:
     raise MutantsError(f"{path} names no test")
 
 
-def _order(path: Path) -> tuple[str, int]:
-    return path.stem[:1], int(path.stem[1:])
+def _order(path: Path) -> tuple[str, int, str]:
+    invariant, _, half = path.stem.partition("-")
+    return invariant[:1], int(invariant[1:]), half
 
 
 if __name__ == "__main__":

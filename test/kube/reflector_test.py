@@ -80,6 +80,20 @@ async def test_watch_goes_on_from_the_newest_version_heard_also_of_what_is_gone(
     assert source.asked == ["", *positions]
 
 
+async def test_position_that_the_server_forgot_is_given_up_within_one_step(
+    mirror: Mirror, source: Source, history: History, clock: VirtualClock
+) -> None:
+    history.put("a")
+    await clock.advance(10)
+    source.end()
+    history.skip(5)
+    history.recreate("a")
+    history.compact()
+    await clock.advance(1.6)
+    assert source.asked == ["", "11", ""]
+    assert mirror.kinds("a") == ["ADDED", "DELETED", "ADDED"]
+
+
 async def test_end_in_the_middle_of_a_batch_applies_none_of_its_rest(
     source: Source, history: History, clock: VirtualClock
 ) -> None:

@@ -88,6 +88,9 @@ class Source:
         if resource.plural in self.forbidden:
             raise errors.Forbidden(403, "Forbidden", f"you cannot watch {resource.plural}")
         history, stream = self.histories[resource.plural], Stream()
+        since = params.get("resourceVersion", "")
+        if since and int(since) < history.compacted:
+            raise errors.Gone(410, "Expired", f"too old resource version: {since}")
         self._streams.append(stream)
 
         def tell(change: Change) -> None:
@@ -95,7 +98,6 @@ class Source:
                 stream.say(change.line())
 
         history.listeners.append(tell)
-        since = params.get("resourceVersion", "")
         if since:
             stream.say(*(change.line() for change in history.since(int(since))))
         else:
