@@ -71,9 +71,11 @@ async def test_line_that_grows_beyond_every_limit_is_refused_before_it_ends(monk
     monkeypatch.setattr(stream, "LINE_BYTES", 100)
     allowed, pieces = b"x" * 100 + b"\n", Pieces()
     opened = watch(pieces)
-    for part in (allowed[:60], allowed[60:], b"x" * 60):
-        pieces.arrive(part)
-    assert await opened.lines() == [allowed[:-1]]
+    for _ in range(5):
+        for part in (allowed[:60], allowed[60:]):
+            pieces.arrive(part)
+        assert await opened.lines() == [allowed[:-1]], "one line counts, not all of them"
+    pieces.arrive(b"x" * 60)
     for part in (b"x" * 41, b"\n"):
         pieces.arrive(part)
     with pytest.raises(ValueError, match="longer than 100 bytes"):
@@ -108,6 +110,24 @@ async def test_lines_that_are_finished_and_silence_are_kept_for_ever() -> None:
         await clock.elapse(seconds)
     assert not pieces.closed
     await opened.close()
+
+
+async def test_closed_stream_leaves_nothing_behind() -> None:
+    clock, pieces, released = LoopClock(), Pieces(), []
+    resources = AsyncExitStack()
+    resources.callback(lambda: released.append("connection"))
+    opened = WatchStream(cast(aiohttp.ClientResponse, pieces), resources)
+    pieces.arrive(b"begun")
+    reading = asyncio.ensure_future(opened.lines())
+    await turns()
+    await opened.close()
+    assert released == ["connection"]
+    assert pieces.closed, "the rest of a stream is in no pool's way"
+    with pytest.raises(errors.ConnectionFailed):
+        await reading
+    pieces.closed = False
+    await clock.elapse(2 * LINE_SECONDS)
+    assert not pieces.closed, "nobody watches over it any more"
 
 
 async def test_end_of_the_stream_is_told_from_its_break() -> None:
