@@ -20,10 +20,10 @@ from hack.local.aks.model import Settings as CloudSettings
 from hack.local.aks.server import Emulator, running
 from hack.local.controlplane import ControlPlane
 from kube.client import Client
-from kube.clock import SystemClock
 from provisioner.azure import agentpools
 from provisioner.loop import Loop
 from provisioner.settings import Settings
+from test.clock import LeapingClock
 from test.expect import eventually
 
 CLAIMS = ("karpenter.sh", "v1", "nodeclaims")
@@ -69,6 +69,7 @@ class Box:
     api: independent.ApiClient
     settings: Settings
     kubeconfig: str
+    clock: LeapingClock = field(default_factory=LeapingClock)  # the provisioner's
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     loops: list[Loop] = field(default_factory=list)
 
@@ -86,12 +87,11 @@ class Box:
         await eventually(lambda: len(self.loops) >= count and self.loops[-1].synced())
 
     async def _run(self, settings: Settings) -> None:
-        clock = SystemClock()
         async with (
             await Client.connect(user_agent="provisioner", kubeconfig=self.kubeconfig) as client,
-            agentpools.connect(settings, clock=clock) as cloud,
+            agentpools.connect(settings, clock=self.clock) as cloud,
         ):
-            self.loops.append(Loop(client, cloud, settings, clock=clock))
+            self.loops.append(Loop(client, cloud, settings, clock=self.clock))
             await self.loops[-1].run()
 
     async def kill(self) -> None:

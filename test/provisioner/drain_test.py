@@ -71,14 +71,17 @@ async def test_pods_leave_before_the_machine_does(box: Box, namespace: str) -> N
 
 
 async def test_a_disruption_budget_holds_the_drain_until_the_grace_period_ends(box: Box, namespace: str) -> None:
-    name, node = await box.ready(terminationGracePeriod="7s")
-    _pod(box, namespace, node, "guarded", grace=2)
+    name, node = await box.ready(terminationGracePeriod="40s")
+    _pod(box, namespace, node, "guarded", grace=30)
     _forbid_evictions(box, namespace)
     box.delete(name)
     await eventually(lambda: "FailedDraining" in {event.reason for event in box.events(node)})
     assert not _leaving(box, namespace, "guarded")
+    box.clock.leap(20)
     await eventually(lambda: _leaving(box, namespace, "guarded"))
-    await box.gone(name, timeout=15)
+    assert await box.pool_state(name) == "Succeeded"
+    box.clock.leap(25)
+    await box.gone(name)
     assert await box.pool(name) is None
     assert "Disrupted" in {event.reason for event in box.events("guarded")}
 
