@@ -69,7 +69,7 @@ async def test_at_rest_nothing_is_asked_and_a_dead_server_rarely(
     for between, _ in replicas.values():
         await between.quiet()
     begin = time.monotonic()
-    await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=examples(3, 600))
+    await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=examples(1, 600))
     asked = [each for between, _ in replicas.values() for each in between.since(begin)]
     print("at rest:", Counter(str(each) for each in asked))
     assert [str(each) for each in asked if each.write or not (each.watch or "limit=1&" in f"{each.query}&")] == []

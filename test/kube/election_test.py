@@ -35,8 +35,12 @@ FLIGHT = LEASE / (1 + DRIFT) - DEADLINE / (1 - DRIFT)
 MOODS = {
     "good": {"answered": 1},
     "poor": {"answered": 6, "refused": 1, "failed": 1, "late": 2, "slow": 2, "unanswered": 1, "hangs": 1},
+    "slow": {"answered": 1, "slow": 3},
     "cut": {"refused": 2, "hangs": 3, "unanswered": 1},
 }
+
+
+Answer = tuple[bytes, int]  # the Lease, and which one it is
 
 
 class Machine:
@@ -69,7 +73,7 @@ class Process:
     def __init__(self, world: "World", name: str) -> None:
         self.name = name
         self.mood = "good"
-        self.has_looked = False
+        self.has_seen = 0  # which Lease, of those that were deleted one after the other
         self.machine = Machine(world.truth, world.chance)
         self._world = world
         self._flying: set[asyncio.Task[None]] = set()
@@ -98,13 +102,13 @@ class Process:
             await asyncio.Event().wait()
         late = world.chance.uniform(0, 30) if fate == "late" else world.chance.uniform(0, 0.02)
         # The server carries a request out also when its client has given up waiting.
-        answer = await asyncio.shield(world.serve(self, late, method, options.get("body", {})))
+        answer, seen = await asyncio.shield(world.serve(self, late, method, options.get("body", {})))
         if fate == "slow":
             await world.truth.sleep(world.chance.uniform(0, DEADLINE))
         if fate == "unanswered":
             await asyncio.Event().wait()
         await self.machine.awake()
-        self.has_looked = True
+        self.has_seen = max(self.has_seen, seen)
         return answer
 
     def hang_up(self) -> None:
@@ -133,14 +137,15 @@ class World:
         self.truth = VirtualClock()
         self.server = LeaseServer()
         self.started = 0
+        self.leases = 1
         self.vacant_at = 0.0  # when nobody can be leading any more without a Lease
         self.processes = [self._start() for _ in range(3)]
         self.writers: list[str] = []  # in the order in which their first writes arrived
         self.writes = 0
         self.violations: list[str] = []
-        self._serving: set[asyncio.Future[bytes]] = set()
+        self._serving: set[asyncio.Future[Answer]] = set()
 
-    def serve(self, process: Process, late: float, method: str, body: dict[str, Any]) -> "asyncio.Future[bytes]":
+    def serve(self, process: Process, late: float, method: str, body: dict[str, Any]) -> "asyncio.Future[Answer]":
         task = asyncio.ensure_future(self._carry_out(process, late, method, body))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
@@ -148,17 +153,17 @@ class World:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 
-    async def _carry_out(self, process: Process, late: float, method: str, body: dict[str, Any]) -> bytes:
+    async def _carry_out(self, process: Process, late: float, method: str, body: dict[str, Any]) -> Answer:
         await self.truth.sleep(late)
         match method:
             case "GET":
-                return self.server.read()
+                return self.server.read(), self.leases
             case "POST":
-                return self.server.create(body)
+                return self.server.create(body), self.leases
         answer = self.server.write(body)
         if not body["spec"]["holderIdentity"]:
             process.hang_up()
-        return answer
+        return answer, self.leases
 
     def sends(self, process: Process) -> None:
         self.writes += 1
@@ -208,7 +213,7 @@ class World:
         pass
 
     def _mood(self, process: Process) -> None:
-        process.mood = self.chance.choices([*MOODS], [4, 1, 1])[0]
+        process.mood = self.chance.choices([*MOODS], [3, 1, 2, 1])[0]
 
     def _isolate(self, process: Process) -> None:
         """The leader, if there is one, is cut off, and nobody else is."""
@@ -233,10 +238,9 @@ class World:
 
     def _delete(self, process: Process) -> None:
         """Somebody deletes a Lease that everybody has seen."""
-        if all(each.has_looked for each in self.processes):
+        if self.server.spec is not None and all(each.has_seen == self.leases for each in self.processes):
             self.server.spec = None
-            for each in self.processes:
-                each.has_looked = False
+            self.leases += 1
             self.vacant_at = self.truth.monotonic() + LEASE
 
     def _usurp(self, process: Process) -> None:
@@ -265,13 +269,14 @@ async def live(seed: int, steps: int) -> World:
 
 
 STEPS, RUNS = 2500, 4
+FIRST = 1  # of the seeds; its history meets all that test/mutants/ breaks here
 
 
 @pytest.mark.parametrize("seed", range(RUNS))
 def test_through_ten_thousand_steps_two_electors_never_both_write(seed: int) -> None:
     """Ten thousand steps in four histories; a hundred thousand in a nightly run."""
     steps = STEPS * examples(1, 10)
-    random.seed(seed)  # the elector's own jitter
-    world = asyncio.run(live(seed, steps))
+    random.seed(FIRST + seed)  # the elector's own jitter
+    world = asyncio.run(live(FIRST + seed, steps))
     assert world.writes > steps / 4, "hardly anybody ever led"
     assert len(world.writers) > steps / 100, "hardly anybody ever took over"

@@ -95,6 +95,7 @@ async def test_writes_end_by_the_deadline_when_the_server_freezes_and_the_next_o
                 lost = time.monotonic()
             finally:
                 outage.thaw(API_SERVER)
+            assert leading.done()
             assert isinstance(leading.exception(), LeadershipLost)
             assert lost - frozen <= durations()["renew_deadline"] + SLACK
             assert last_write(between) > frozen, "writes are sent while the lease holds"
