@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -201,11 +202,26 @@ def _session(identity: Identity) -> aiohttp.ClientSession:
     context = _context(identity) if identity.host.startswith("https:") else False
     # No limit: every watch holds a connection of its own, and a request must not wait behind them.
     connector = aiohttp.TCPConnector(limit=0, ssl=context)
-    session = aiohttp.ClientSession(connector=connector, read_bufsize=READ_BUFFER)
+    session = aiohttp.ClientSession(connector=connector, read_bufsize=READ_BUFFER, trace_configs=[_last_word()])
     # aiohttp asks once more, at once, where a connection dies unanswered. How often a server in trouble is asked is not
     # its business, and there is no public switch.
     session._retry_connection = False
     return session
+
+
+def _last_word() -> aiohttp.TraceConfig:
+    """Have what came with a request as `trace_request_ctx` called once it has a connection, before its first byte is sent.
+
+    What it raises ends the request. Connecting may take seconds, and a process may stand still meanwhile.
+    """
+
+    async def about_to_send(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+        if context.trace_request_ctx is not None:
+            context.trace_request_ctx()
+
+    config = aiohttp.TraceConfig()
+    config.on_request_headers_sent.append(about_to_send)  # called before they are, whatever its name
+    return config
 
 
 def _context(identity: Identity) -> ssl.SSLContext:

@@ -6,6 +6,7 @@ reads, so what they return is the truth at that moment; what is read often is re
 """
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -217,12 +218,13 @@ class Client:
     ) -> bytes:
         """Send one request and return the body of a 2xx answer. For `kube` itself; others use the verbs above."""
         refreshed = False
+        ask = functools.partial(self._must_lead, method, path) if method != "GET" and guarded else None
         while True:
-            if method != "GET" and guarded and self.guard is not None and not self.guard():
-                raise errors.NotLeading(f"{method} {path} was not sent: this process does not lead")
+            if ask is not None:
+                ask()
             generation = self._auth.generation
             try:
-                return await self._once(method, path, params, body, content_type)
+                return await self._once(method, path, params, body, content_type, ask)
             except errors.Unauthorized:
                 if refreshed or not await self._auth.refresh(generation):
                     raise
@@ -234,6 +236,10 @@ class Client:
                 metrics.REST.retried(method, self._auth.host, error.code)
                 await self._clock.sleep(error.retry_after)
 
+    def _must_lead(self, method: str, path: str) -> None:
+        if self.guard is not None and not self.guard():
+            raise errors.NotLeading(f"{method} {path} was not sent: this process does not lead")
+
     async def _once(
         self,
         method: str,
@@ -241,11 +247,12 @@ class Client:
         params: Mapping[str, str] | None,
         body: Mapping[str, Any] | None,
         content_type: str,
+        ask: Callable[[], None] | None,
     ) -> bytes:
         timeout = READ_TIMEOUT if method == "GET" else WRITE_TIMEOUT
         headers = {} if body is None else {"Content-Type": content_type}
         data = None if body is None else encode(body)
-        async with self._send(method, path, params, headers, data, timeout) as response:
+        async with self._send(method, path, params, headers, data, timeout, ask) as response:
             answer: bytes = await response.read()
             metrics.REST.transferred(method, self._auth.host, len(data or b""), len(answer))
             if response.status >= 300:
@@ -279,6 +286,7 @@ class Client:
         headers: Mapping[str, str],
         data: bytes | None,
         timeout: aiohttp.ClientTimeout,
+        ask: Callable[[], None] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One exchange on the session: headers, metrics, and transport failures as ConnectionFailed."""
         started, code = time.monotonic(), "<error>"
@@ -294,6 +302,7 @@ class Client:
                     timeout=timeout,
                     proxy=identity.proxy,
                     server_hostname=identity.server_name,
+                    trace_request_ctx=ask,  # asked again once there is a connection
                     # An API server redirects nobody; a proxy that redirects to itself would be asked ten times.
                     allow_redirects=False,
                 ) as response,

@@ -10,19 +10,21 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypedDict
+from urllib.parse import urlsplit
 
 import pytest
 
 from hack.local.controlplane import ControlPlane
 from kube.api.workload import CONFIG_MAPS
 from kube.client import Client
-from kube.errors import KubeError, NotLeading
+from kube.errors import KubeError, NotFound, NotLeading
 from kube.lease import LeaderElector, LeadershipLost
 from kube.meta import Key
 from test.expect import eventually
 from test.kube.gateway import Gateway, gateway
 from test.kube.lease_test import running
 from test.kube.outage import API_SERVER, Outage
+from test.kube.proxy import FaultProxy
 from test.profile import examples
 
 SCALE = 5
@@ -104,3 +106,27 @@ async def test_writes_end_by_the_deadline_when_the_server_freezes_and_the_next_o
             with pytest.raises(NotLeading):
                 await client.create(CONFIG_MAPS, {"metadata": {"namespace": "default", "name": "late"}})
         assert last_write(between) <= lost
+
+
+async def test_write_whose_connection_was_slow_is_not_sent_after_leadership_was_lost(
+    outage: Outage, tmp_path: Path
+) -> None:
+    """The guard is asked again when the write really leaves: a process may stand still between the two."""
+    url, leading = outage.plane.url, True
+    late = {"metadata": {"namespace": "default", "name": "late"}}
+    async with FaultProxy(urlsplit(url).port or 0) as proxy:
+        kubeconfig = tmp_path / "kubeconfig"
+        kubeconfig.write_text(outage.plane.kubeconfig.read_text().replace(url, f"https://127.0.0.1:{proxy.port}"))
+        async with candidate(kubeconfig, "slow") as (client, _):
+            client.guard = lambda: leading
+            proxy.stall()
+            writing = asyncio.ensure_future(client.create(CONFIG_MAPS, late))
+            await eventually(lambda: proxy.attempts)
+            leading = False
+            proxy.flow()
+            with pytest.raises(NotLeading):
+                await writing
+            with pytest.raises(NotFound):
+                await client.get(CONFIG_MAPS, Key("default", "late"))
+            leading = True
+            await client.create(CONFIG_MAPS, late)
