@@ -169,6 +169,44 @@ async def test_answer_that_nobody_understands_costs_one_event(
     assert recorder.dropped == 1
 
 
+async def test_event_that_was_refused_begins_no_series(
+    recorder: EventRecorder, desk: Desk, clock: VirtualClock
+) -> None:
+    desk.failures = [errors.Forbidden(403, "Forbidden", "namespace is terminating")]
+    say(recorder)
+    await clock.settle()
+    say(recorder)
+    await clock.settle()
+    assert desk.counts() == [1]
+
+
+async def test_of_many_objects_those_least_recently_heard_of_are_forgotten(
+    recorder: EventRecorder, desk: Desk, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "REMEMBERED", 3)
+    old, *others = (ABOUT._replace(uid=str(number)) for number in range(5))
+    for about in (old, others[0], others[1], old, others[2], others[3], old):
+        say(recorder, about=about)
+        await clock.settle()
+    counts = {event["regarding"]["uid"]: event.get("series", {}).get("count", 1) for event in desk.events.values()}
+    assert counts == {"0": 2, "1": 1, "2": 1, "3": 1, "4": 1}
+    assert desk.requests == 6, "the series of the first is known throughout: its third event is only counted"
+    assert len(recorder._series) == len(recorder._buckets) == 3
+
+
+async def test_patience_with_an_object_is_remembered_while_others_come_and_go(
+    recorder: EventRecorder, desk: Desk, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "REMEMBERED", 3)
+    for number in range(60):
+        say(recorder, f"message {number}")
+        say(recorder, about=ABOUT._replace(uid=str(number)))
+        await clock.settle()
+    assert sum(event["regarding"]["uid"] == ABOUT.uid for event in desk.events.values()) == 25
+    (dropped,) = recorder.collect()
+    assert [sample.value for sample in dropped.samples] == [60 - 25]
+
+
 async def test_event_is_rendered_as_events_v1_wants_it(
     recorder: EventRecorder, desk: Desk, clock: VirtualClock
 ) -> None:
