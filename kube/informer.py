@@ -52,7 +52,6 @@ class Informer(Generic[T]):
         field_selector: str = "",
         clock: Clock | None = None,
     ) -> None:
-        self.resource = resource
         self.store = store
         self._clock = clock or SystemClock()
         self._subscriptions: list[_Subscription[T]] = []
@@ -82,11 +81,9 @@ class Informer(Generic[T]):
 
         Every `resync` seconds, stretched by up to a tenth, it hears of everything again, from the store alone; never at 0.
         """
-        swap = self._reflector.swapping
-        if swap or self.synced.is_set():
-            for item in self.store.all():
-                _deliver(handler, Event(EventType.ADDED, item, initial=True))
-        self._subscriptions.append(_Subscription(handler, resync, self._next(resync), swap))
+        for item in self.store.all():
+            _deliver(handler, Event(EventType.ADDED, item, initial=True))
+        self._subscriptions.append(_Subscription(handler, resync, self._next(resync), self._reflector.swapping))
 
     async def run(self) -> None:
         """Mirror until cancelled."""

@@ -148,7 +148,6 @@ class WorkQueue(Generic[K]):
             self._timer = None
         while self._getters:
             self._wake()
-        self._check_idle()
 
     async def drain(self) -> None:
         """Shut down, then wait until the workers have finished everything that was queued."""
