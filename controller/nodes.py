@@ -164,7 +164,7 @@ class Nodes:
         claims: Sequence[NodeClaim],
         draft: Draft,
     ) -> bool:
-        """See to it that an ordinal has a live claim, as soon as backoff allows. Return False when the API server refuses."""
+        """See to it that an ordinal has a live claim, as soon as backoff allows. Return False where it cannot have one."""
         place = (workspace.metadata.uid, ordinal)
         failed = [claim for claim in seat if not claim.metadata.deleting and terminal(claim)]
         for claim in failed:
@@ -177,6 +177,8 @@ class Nodes:
             return True
         for claim in failed:
             await self._world.delete(NODE_CLAIMS, claim)
+        if not await self._world.exists(workspace):
+            return False  # nobody would ever delete the claim
         try:
             created = await self._create(workspace, rung, ordinal, {claim.metadata.name for claim in claims})
         except (Invalid, Forbidden, BadRequest, NotFound) as error:

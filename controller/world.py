@@ -143,6 +143,14 @@ class World:
         if owner := owner_of(existing):
             self.consistency.deleted(owner, resource, existing)
 
+    async def exists(self, workspace: Workspace) -> bool:
+        """Ask past the cache, which still knows a Workspace for a while after etcd was restored from an older backup."""
+        try:
+            there = await self.client.get(WORKSPACES, workspace.metadata.key)
+        except NotFound:
+            return False
+        return there.metadata.uid == workspace.metadata.uid
+
     async def current(self, workspace: Workspace, resource: Resource[T], key: Key) -> T | None:
         """Read one object past the cache: what we are about to take over must be absent or ours. Raises NameTaken."""
         try:
