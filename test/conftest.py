@@ -57,6 +57,11 @@ def namespace(api: independent.ApiClient) -> str:
 @pytest.fixture(scope="session")
 def crds(api: independent.ApiClient) -> None:
     """Every CRD below manifests/, established. Fails where there is none."""
+    establish_crds(api)
+
+
+def establish_crds(api: independent.ApiClient) -> None:
+    """Create them and wait, for tests with a server of their own."""
     extensions = independent.ApiextensionsV1Api(api)
     missing = set()
     for document in _custom_resource_definitions():
