@@ -30,8 +30,8 @@ CONNECT_SECONDS = 10.0
 # A write that takes longer than this has met a webhook or an etcd in trouble; the API server itself gives up at 60 s.
 WRITE_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=CONNECT_SECONDS)
 READ_TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=CONNECT_SECONDS, sock_read=60)
-# Bookmarks come about once a minute, so a stream that is silent for longer has no peer any more (kopf waits as long).
-WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=70)
+# Bookmarks come about once a minute, so a stream that is silent for much longer has no peer any more.
+WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=73)
 # From the request to the headers of a watch, or to the whole of its refusal: single bytes satisfy sock_read for ever.
 OPEN_SECONDS = 60.0
 # A short Retry-After is waited for here (API priority and fairness mostly says one second); a long one belongs to the

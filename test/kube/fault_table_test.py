@@ -52,7 +52,7 @@ TABLE = (
         "half-open: no bytes",
         (Break(2, b"", End.SILENCE), faults.Pass(80.0)),
         (
-            streams.test_silent_stream_is_given_up_after_70_seconds_and_not_before,
+            streams.test_silent_stream_is_given_up_after_73_seconds_and_not_before,
             streams.test_quiet_stream_with_bookmarks_is_kept,
             proxy_test.test_half_open_watch_is_replaced,
             outage_test.test_frozen_server_is_given_up_and_followed_again,

@@ -14,7 +14,7 @@ from test.kube.mirror import Credential, Mirror, follows
 from test.kube.server import WatchServer
 from test.kube.wire import End, Fault
 
-# A watch lasts at most ten minutes and a silent peer is given up after 70 s: by then everything has been noticed.
+# A watch lasts at most ten minutes and a silent peer is given up after 73 s: by then everything has been noticed.
 LONG = 700.0
 # Where the server is is not looked at more often than this.
 MINUTE = 61.0

@@ -92,7 +92,7 @@ async def test_killed_and_restarted_server_is_followed_again(outage: Outage, wri
 
 
 async def test_frozen_server_is_given_up_and_followed_again(outage: Outage, writer: Client) -> None:
-    """The patience with sockets runs out in virtual time: 70 s for the stream, 10 s for each attempt to connect."""
+    """The patience with sockets runs out in virtual time: 73 s for the stream, 10 s for each attempt to connect."""
     clock = LoopClock()
     async with mirrored(writer, outage.plane.kubeconfig, clock) as own:
 
