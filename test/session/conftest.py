@@ -108,13 +108,22 @@ class Session:
     # The server
 
     @asynccontextmanager
-    async def killed(self) -> AsyncIterator[None]:
-        """The API server is dead within the block, and back after it."""
-        self.outage.kill(API_SERVER)
+    async def killed(self, name: str) -> AsyncIterator[None]:
+        """API server or etcd is dead within the block, and back after it."""
+        self.outage.kill(name)
         try:
             yield
         finally:
-            await self.outage.restart(API_SERVER)
+            await self.outage.restart(name)
+            await eventually(self._stores)
+
+    def _stores(self) -> bool:
+        """Whether the API server has found its etcd: such a read goes there."""
+        try:
+            self.box.core.read_namespace(self.namespace)
+        except independent.ApiException:
+            return False
+        return True
 
     @asynccontextmanager
     async def frozen(self) -> AsyncIterator[None]:

@@ -9,6 +9,7 @@ from typing import Any
 from kube.api import labels
 from test.controller.stage import Json, Stage
 from test.expect import eventually
+from test.kube.outage import API_SERVER, ETCD
 from test.session.conftest import Session
 
 # For how long the cloud keeps its list of pools to itself where a claim shall wait for it: longer than a test needs to
@@ -76,8 +77,17 @@ async def let_go(session: Session) -> None:
 
 async def test_a_killed_and_restarted_server_costs_no_claim_and_no_pool(session: Session) -> None:
     moments = await at_every_moment(session)
-    async with session.killed():
+    async with session.killed(API_SERVER):
         await let_go(session)
+    await moments.come_true(session)
+
+
+async def test_an_etcd_killed_beyond_all_patience_costs_no_claim_and_no_pool(session: Session) -> None:
+    """The API server is there and has its caches; what it is to write fails or hangs, and may have been written."""
+    moments = await at_every_moment(session)
+    async with session.killed(ETCD):
+        await let_go(session)
+        await session.given_up(times=10)
     await moments.come_true(session)
 
 
