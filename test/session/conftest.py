@@ -26,7 +26,7 @@ from test.kube.outage import API_SERVER, Outage
 from test.provisioner.conftest import CLAIMS, Box, boxed
 
 WORKSPACES = ("kaito.sh", "v1beta1")
-# More than the longest patience with a socket: 70 s for a watch, 30 s for a write, 10 s for a connection.
+# More than the longest patience with a socket: 73 s for a watch, 30 s for a write, 10 s for a connection.
 PATIENCE = 76.0
 
 
