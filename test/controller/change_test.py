@@ -5,7 +5,7 @@ from dataclasses import replace
 from controller.loop import Loop
 from kube.client import Client
 from kube.meta import Key
-from test.controller.stage import INFERENCE, SETTINGS, TUNING, Stage, changed, plan_of, running
+from test.controller.stage import INFERENCE, SETTINGS, TUNING, Stage, at_rest, changed, plan_of, running
 from test.expect import eventually
 
 
@@ -13,7 +13,7 @@ async def test_a_reconcile_that_changes_nothing_sends_nothing(stage: Stage, cont
     stage.create(INFERENCE)
     await stage.nodes_ready()
     await stage.serving()
-    await eventually(lambda: len(controller.queue) == 0 and controller.workers.metrics.active == 0)
+    await at_rest(controller)
     requests: list[str] = []
     send = controller.world.client.request
 
@@ -133,7 +133,8 @@ async def test_a_new_release_of_the_controller_restarts_no_model(client: Client,
         await stage.serving()
     before = stage.stateful_set()
     async with running(client, replace(SETTINGS, runtime_image="registry.example/kaito-runtime:2")) as newer:
-        await eventually(lambda: newer.synced() and len(newer.queue) == 0 and newer.workers.metrics.active == 0)
+        await eventually(newer.synced)
+        await at_rest(newer)
         assert stage.stateful_set()["metadata"]["generation"] == before["metadata"]["generation"]
         stage.patch({"metadata": {"labels": {"kaito.sh/upgrade-to-version": "2"}}})
         await eventually(

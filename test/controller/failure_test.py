@@ -17,6 +17,7 @@ from test.controller.stage import (
     SETTINGS,
     TUNING,
     Stage,
+    at_rest,
     changed,
     container_status,
     ended,
@@ -95,13 +96,14 @@ async def test_a_refused_claim_shows_the_provisioners_words_and_is_asked_for_aga
     client: Client, stage: Stage, reason: str, message: str
 ) -> None:
     clock = VirtualClock()
-    async with running(client, clock=clock):
+    async with running(client, clock=clock) as loop:
         stage.create(INFERENCE)
         claim = (await eventually(stage.claims))[0]
         stage.say(claim, [("Launched", "False", reason, message), ("Ready", "False", "UnhealthyDependents", "")])
         await stage.reads(NodeClaimReady=f"F {reason}", ResourceReady=f"F {reason}", WorkspaceReady=f"F {reason}")
         assert stage.condition("WorkspaceReady")["message"] == message
         assert len(stage.claims()) == 1  # not before its backoff
+        await at_rest(loop)
         await clock.advance(11)
         fresh = await eventually(
             lambda: [c for c in stage.claims() if c["metadata"]["uid"] != claim["metadata"]["uid"]]
@@ -212,12 +214,13 @@ async def test_what_a_program_complains_of_while_it_retries_is_shown_and_heals(
 ) -> None:
     program["status"] = contract.Status(phase="Pushing", reason=reason, message=message, step=40, total_steps=40)
     clock = VirtualClock()
-    async with running(client, clock=clock, progress=Progress(clock, timeout=30)):
+    async with running(client, clock=clock, progress=Progress(clock, timeout=30)) as loop:
         stage.create(TUNING)
         await stage.training(ip="127.0.87.1")
         await stage.reads(JobStarted="T", Tuned=f"F {reason}", WorkspaceReady=f"F {reason}", state="Running")
         assert stage.condition("WorkspaceReady")["message"] == message
         program["status"] = contract.Status(phase="Training", step=12, total_steps=40, loss=1.25, eta_seconds=95)
+        await at_rest(loop)
         await clock.advance(10.1)
         await stage.reads(Tuned="F Tuning", WorkspaceReady="F Tuning")
 
@@ -283,7 +286,7 @@ async def test_an_init_container_that_failed_says_why(stage: Stage, controller: 
 
 async def test_a_failed_job_that_may_be_mended_from_outside_is_tried_again(client: Client, stage: Stage) -> None:
     clock = VirtualClock()
-    async with running(client, clock=clock):
+    async with running(client, clock=clock) as loop:
         stage.create(TUNING)
         pod = await stage.training()
         first = stage.job()["metadata"]["uid"]
@@ -291,19 +294,21 @@ async def test_a_failed_job_that_may_be_mended_from_outside_is_tried_again(clien
         stage.end_job("Failed")
         await stage.reads(Tuned="F SecretMissing", state="Failed")
         stage.remove_pod(pod)
+        await at_rest(loop)
         await clock.advance(61)
         await eventually(lambda: stage.job().get("metadata", {}).get("uid", first) != first)
 
 
 async def test_a_failure_that_only_an_edit_can_mend_is_not_tried_again(client: Client, stage: Stage) -> None:
     clock = VirtualClock()
-    async with running(client, clock=clock):
+    async with running(client, clock=clock) as loop:
         stage.create(TUNING)
         pod = await stage.training()
         first = stage.job()["metadata"]["uid"]
         stage.end_main(pod, 65, report(65, "DatasetInvalid", "row 3"))
         stage.end_job("Failed")
         await stage.reads(Tuned="F DatasetInvalid", state="Failed")
+        await at_rest(loop)
         await clock.advance(3600)
         assert stage.job()["metadata"]["uid"] == first
         stage.remove_pod(pod)

@@ -16,7 +16,7 @@ from kube.api.workload import Node
 from kube.api.workspace import LabelSelector, Workspace
 from kube.client import Client
 from test.clock import VirtualClock
-from test.controller.stage import INFERENCE, SETTINGS, TUNING, Stage, changed, running
+from test.controller.stage import INFERENCE, SETTINGS, TUNING, Stage, at_rest, changed, running
 from test.expect import eventually
 
 
@@ -159,12 +159,13 @@ async def test_the_next_instance_type_is_tried_after_the_first_ones_claims_are_g
 
 async def test_patience_with_an_instance_type_ends_at_the_timeout(client: Client, stage: Stage) -> None:
     clock = VirtualClock(datetime.now(UTC))  # beside timestamps of the API server
-    async with running(client, clock=clock):
+    async with running(client, clock=clock) as loop:
         resource = {"instanceTypes": ["Standard_NC24ads_A100_v4"], "provisioning": {"timeout": "30m"}}
         stage.create(changed(INFERENCE, resource=resource))
         first = (await eventually(stage.claims))[0]
         stage.say(first, [("Launched", "Unknown", "Creating", "")])
         await stage.reads(ResourceReady="F Creating")
+        await at_rest(loop)
         await clock.advance(31 * 60)
         await eventually(lambda: stage.status()["plan"]["instanceType"] == "Standard_NC24ads_A100_v4")
 

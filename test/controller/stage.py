@@ -369,6 +369,11 @@ async def running(
             raise error
 
 
+async def at_rest(loop: Loop) -> None:
+    """Wait until no key waits and no reconcile runs: what the last one decided about time is decided."""
+    await eventually(lambda: len(loop.queue) == 0 and loop.workers.metrics.active == 0)
+
+
 def _read(read: Callable[[], Any]) -> Json:
     try:
         return dict(read())
