@@ -130,8 +130,8 @@ class Tuning:
         if "Complete" in ended:
             self._succeeded(workspace, spec, decision, found, draft)
         elif "Failed" in ended:
-            problem = _of_trainer(diagnose(found, ())) or Problem(Reason.TRAINER_FAILED, ended["Failed"].message)
-            self._retry_later(workspace, job, problem, draft)
+            problem = _of_trainer(diagnose(found, ())) or _said_before(draft)
+            self._retry_later(workspace, job, problem or Problem(Reason.TRAINER_FAILED, ended["Failed"].message), draft)
         else:
             await self._running(workspace, found, draft)
 
@@ -210,6 +210,12 @@ def _of_trainer(problem: Problem | None) -> Problem | None:
     if problem is not None and problem.reason == Reason.CRASH_LOOP:
         return problem._replace(reason=Reason.TRAINER_FAILED)
     return problem
+
+
+def _said_before(draft: Draft) -> Problem | None:
+    """Why the Job failed, as it was known while its pod was still there."""
+    failed = draft.reason_of(ConditionType.JOB_STARTED)[0] == Reason.JOB_FAILED
+    return Problem(*draft.reason_of(ConditionType.TUNED)) if failed else None
 
 
 def tuned_for(workspace: Workspace, inputs: str) -> bool:

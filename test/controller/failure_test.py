@@ -294,8 +294,11 @@ async def test_a_failed_job_that_may_be_mended_from_outside_is_tried_again(clien
         stage.end_job("Failed")
         await stage.reads(Tuned="F SecretMissing", state="Failed")
         stage.remove_pod(pod)
+        await eventually(lambda: not loop.world.pods.all())
+        await clock.advance(30)  # what was to be done soon is done, without the pod that knew the reason
         await at_rest(loop)
-        await clock.advance(61)
+        await stage.reads(Tuned="F SecretMissing", state="Failed")
+        await clock.advance(31)
         await eventually(lambda: stage.job().get("metadata", {}).get("uid", first) != first)
 
 
