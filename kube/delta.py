@@ -20,6 +20,10 @@ class EventType(StrEnum):
     DELETED = "DELETED"
 
 
+# By name alone: Python 3.11 takes longer to look a member up in its enum than to make the event of it.
+ADDED, MODIFIED, DELETED = EventType
+
+
 class Event(msgspec.Struct, Generic[T], frozen=True, gc=False):
     """What happened to one object.
 
@@ -36,12 +40,12 @@ class Event(msgspec.Struct, Generic[T], frozen=True, gc=False):
     @property
     def news(self) -> bool:
         """Whether something happened, and this is not what a newcomer is told or what is told again."""
-        return not self.initial and (self.type != EventType.MODIFIED or self.object is not self.old)
+        return not self.initial and (self.type != MODIFIED or self.object is not self.old)
 
     @property
     def heartbeat(self) -> bool:
         """Whether nothing changed that we read: nodes and pods are written every few seconds for the sake of a timestamp."""
-        if self.type != EventType.MODIFIED or self.old is None:
+        if self.type != MODIFIED or self.old is None:
             return False
         version = self.old.metadata.resource_version
         metadata = msgspec.structs.replace(self.object.metadata, resource_version=version)
@@ -54,7 +58,7 @@ def differences(
     """What turned `previous` into `objects`, deletions first; `everything` reports unchanged objects too."""
     for key, old in previous.items():
         if key not in objects:
-            yield Event(EventType.DELETED, old, old)
+            yield Event(DELETED, old, old)
     for key, new in objects.items():
         yield from changes(previous.get(key), new, initial=initial, everything=everything)
 
@@ -62,9 +66,9 @@ def differences(
 def changes(old: T | None, new: T, *, initial: bool = False, everything: bool = False) -> Iterator[Event[T]]:
     """What made `new` of `old`, two states of the object with one key."""
     if old is None:
-        yield Event(EventType.ADDED, new, initial=initial)
+        yield Event(ADDED, new, initial=initial)
     elif old.metadata.uid != new.metadata.uid:
-        yield Event(EventType.DELETED, old, old)
-        yield Event(EventType.ADDED, new)
+        yield Event(DELETED, old, old)
+        yield Event(ADDED, new)
     elif everything or old.metadata.resource_version != new.metadata.resource_version:
-        yield Event(EventType.MODIFIED, new, old)
+        yield Event(MODIFIED, new, old)

@@ -26,7 +26,7 @@ from kube.backoff import ExponentialBackoff
 from kube.client import Client, status_error
 from kube.clock import Clock, SystemClock
 from kube.codec import Frame, Page, Status, codec
-from kube.delta import Event, EventType, changes, differences
+from kube.delta import DELETED, MODIFIED, Event, EventType, changes, differences
 from kube.garbage import GARBAGE
 from kube.meta import Object, Resource, older
 from kube.store import Store
@@ -312,12 +312,12 @@ class Reflector(Generic[T]):
         if frame.type == "DELETED":
             old = self._store.remove(new.metadata.key)
             if old is not None:
-                self._on_event(Event(EventType.DELETED, new, old))
+                self._on_event(Event(DELETED, new, old))
             return
         old = self._store.put(new)
         if old is not None and old.metadata.uid == new.metadata.uid:  # by far the most frequent
             if version != old.metadata.resource_version:
-                self._on_event(Event(EventType.MODIFIED, new, old))
+                self._on_event(Event(MODIFIED, new, old))
             return
         for event in changes(old, new):
             self._on_event(event)
@@ -347,7 +347,7 @@ class Reflector(Generic[T]):
 def _gather(frames: Iterator[Frame[Any]], content: Store[Any]) -> str:
     """Collect initial events in `content`; the version of the bookmark that ends them, or "" where it has not come."""
     for frame in frames:
-        if frame.type == EventType.DELETED:
+        if frame.type == DELETED:
             content.remove(frame.object.metadata.key)
         elif frame.type in CHANGES:
             content.put(frame.object)
