@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hack.local.controlplane import ControlPlane
 from kube.client import Client
+from kube.meta import Key
 from test.controller.stage import INFERENCE, Stage, running
 from test.expect import eventually
 from test.kube.gateway import gateway
@@ -29,5 +30,5 @@ async def test_a_workspace_that_only_the_cache_knows_gets_no_claim(
             stage.patch({"metadata": {"finalizers": None}})
             stage.delete()
             stage.delete_claim(claim["metadata"]["name"])
-            await eventually(lambda: not controller.world.workspaces.all())
+            await eventually(lambda: controller.world.workspaces.get(Key(stage.namespace, stage.name)) is None)
         assert not stage.claims()
