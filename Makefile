@@ -57,11 +57,15 @@ verify: vet ## Everything but the tests; fails if what is generated differs from
 ##@ Test
 test: venv venv-runtime ## Unit and integration tests: real etcd + kube-apiserver, no containers, no GPU. K=expr selects
 	$(PY) -m hack.local assets
-	@echo "Two suites, side by side; each is shown when it has ended."
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-control-plane test-runtime
+	@echo "Three suites, side by side; each is shown when it has ended."
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-controllers test-mechanism test-runtime
 
-test-control-plane:
-	PATH="$(TOOLS):$$PATH" $(PY) -m pytest test --ignore=test/runtime $(KFLAG) $(SELECTED)
+PYTEST := PATH="$(TOOLS):$$PATH" $(PY) -m pytest
+test-controllers:
+	$(PYTEST) test/controller test/provisioner $(KFLAG) $(SELECTED)
+
+test-mechanism:
+	$(PYTEST) test --ignore=test/controller --ignore=test/provisioner --ignore=test/runtime $(KFLAG) $(SELECTED)
 
 test-runtime:
 	$(RUNTIME_VENV)/bin/python -m pytest --confcutdir=test/runtime test/runtime $(KFLAG) $(SELECTED)
@@ -72,7 +76,7 @@ mutants: venv ## Break each invariant of kube/ in a copy; its named test must fa
 # The long searches: as many examples as the design asks for, and what takes real minutes.
 nightly: venv mutants ## The long searches: 10,000 fault scripts, 100,000 steps of election, ten idle minutes, mutants
 	$(PY) -m hack.local assets
-	PATH="$(TOOLS):$$PATH" $(PY) -m pytest test/kube test/controller test/provisioner --hypothesis-profile=nightly $(KFLAG)
+	$(PYTEST) test/kube test/controller test/provisioner --hypothesis-profile=nightly $(KFLAG)
 
 bench-kube: venv $(BENCH_VENV)/.installed ## kube/ beside kopf, SharedInformer and lightkube: docs/performance.md
 	$(PY) -m hack.bench.kube
@@ -115,4 +119,4 @@ undeploy: venv ## Remove both controllers, once no Workspace and no NodeClaim of
 clean: ## Remove what was built here (not the caches, not the environments)
 	rm -rf build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: root-on-linux test test-control-plane test-runtime e2e demo up down images model-image deploy undeploy clean
+.PHONY: root-on-linux test test-controllers test-mechanism test-runtime mutants nightly bench-kube e2e demo up down images model-image deploy undeploy clean
