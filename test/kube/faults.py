@@ -5,6 +5,7 @@ nobody can see it by resourceVersions: an etcd that was restored and then wrote 
 looked. So nothing else is written until a `Restore` has been noticed.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from test.expect import eventually
@@ -41,11 +42,11 @@ class World:
         await eventually(shown)
 
 
-class Action:
+class Action(ABC):
     """Something that happens."""
 
-    async def act(self, world: World) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def act(self, world: World) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from kube.delta import Event
 from kube.informer import Informer
 from kube.meta import Key
 from kube.store import Store
+from test.background import endless
 from test.clock import SkippingClock, VirtualClock
 from test.expect import eventually
 from test.kube.history import History
@@ -88,13 +89,8 @@ class Stage:
 @asynccontextmanager
 async def staged(clock: VirtualClock | None = None) -> AsyncIterator[Stage]:
     stage = Stage(clock or VirtualClock())
-    running = asyncio.ensure_future(stage.informer.run())
-    try:
+    async with endless(stage.informer.run()):
         yield stage
-    finally:
-        running.cancel()
-        await asyncio.wait({running})
-        assert running.cancelled(), running.exception()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """A reflector beside a server, with everything that its handler was told: what the tests of watches look at."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from kube.delta import Event
 from kube.meta import Key
 from kube.store import Store
 from kube.watch import Reflector
+from test.background import endless
 from test.expect import eventually
 from test.kube.server import WatchServer
 
@@ -93,13 +93,8 @@ async def connected(peer: Peer, clock: Clock, credential: Credential | None = No
 async def mirrored(peer: Peer, clock: Clock, credential: Credential | None = None) -> AsyncIterator[Mirror]:
     async with connected(peer, clock, credential) as client:
         mirror = Mirror(client, clock)
-        running = asyncio.ensure_future(mirror.reflector.run())
-        try:
+        async with endless(mirror.reflector.run()):
             yield mirror
-        finally:
-            running.cancel()
-            await asyncio.wait({running})
-            assert running.cancelled(), running.exception()
 
 
 async def follows(mirror: Mirror, server: WatchServer) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from kube.api.workload import CONFIG_MAPS
 from kube.watch import TURN
+from test.background import endless
 from test.clock import VirtualClock
 from test.kube.history import History, bookmark
 from test.kube.looptime import turns
@@ -35,11 +36,8 @@ def history(source: Source) -> History:
 @pytest.fixture
 async def mirror(source: Source, clock: VirtualClock) -> AsyncIterator[Mirror]:
     mirror = Mirror(source.client, clock)
-    running = asyncio.ensure_future(mirror.reflector.run())
-    yield mirror
-    running.cancel()
-    await asyncio.wait({running})
-    assert running.cancelled(), running.exception()
+    async with endless(mirror.reflector.run()):
+        yield mirror
 
 
 def change_both(history: History) -> None:

@@ -115,6 +115,12 @@ OUTCOMES: list[tuple[Any, str, list[float], int]] = [
 ]
 
 
+def act(outcome: Any) -> timedelta | None:
+    if isinstance(outcome, Exception):
+        raise outcome
+    return cast("timedelta | None", outcome)
+
+
 @pytest.mark.parametrize(("outcome", "result", "again", "failures"), OUTCOMES, ids=lambda each: str(each))
 async def test_each_result_leads_to_what_the_table_says(
     clock: VirtualClock, outcome: Any, result: str, again: list[float], failures: int
@@ -123,9 +129,7 @@ async def test_each_result_leads_to_what_the_table_says(
 
     async def reconcile(key: str) -> timedelta | None:
         runs.append(round(clock.monotonic() - begin, 6))
-        if isinstance(outcome, Exception):
-            raise outcome
-        return cast("timedelta | None", outcome)
+        return act(outcome)
 
     bench = Bench(clock, reconcile)
     async with working(bench):
@@ -140,10 +144,7 @@ async def test_success_of_any_kind_forgets_the_failures_before(clock: VirtualClo
     outcomes: list[Any] = [ValueError("once"), ValueError("twice"), timedelta(seconds=1), ValueError("again"), None]
 
     async def reconcile(key: str) -> timedelta | None:
-        outcome = outcomes.pop(0)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return cast("timedelta | None", outcome)
+        return act(outcomes.pop(0))
 
     bench = Bench(clock, reconcile)
     async with working(bench):
