@@ -26,16 +26,15 @@ class Progress:
 
     async def read(self, pod: Pod) -> contract.Status | None:
         """Return what the pod's program last said of itself, asking anew when that is older than INTERVAL."""
-        uid = pod.metadata.uid
-        answer = self._answers[uid][1] if uid in self._answers else None
-        if self.due(pod) > 0:
-            return answer
-        answer = await self._ask(pod.status.pod_ip) if pod.status.pod_ip else None
-        self._answers[uid] = (self._clock.monotonic(), answer)
-        return answer
+        uid, address = pod.metadata.uid, pod.status.pod_ip
+        if address and not self.due(pod):
+            self._answers[uid] = (self._clock.monotonic(), await self._ask(address))
+        return self._answers[uid][1] if uid in self._answers else None
 
     def due(self, pod: Pod) -> float:
-        """Return the seconds until `read` would ask anew."""
+        """Return the seconds until `read` would ask anew. The event that brings a pod's address has it asked at once."""
+        if not pod.status.pod_ip:
+            return INTERVAL
         asked, _ = self._answers.get(pod.metadata.uid, (float("-inf"), None))
         return max(0.0, asked + INTERVAL - self._clock.monotonic())
 
@@ -53,6 +52,14 @@ class Progress:
             self._session = aiohttp.ClientSession(timeout=self._timeout)
         try:
             async with self._session.get(f"http://{host}:{contract.STATUS_PORT}/status") as response:
-                return contract.decode(contract.Status, await response.content.read(LIMIT))
+                return contract.decode(contract.Status, await _read(response.content))
         except (TimeoutError, aiohttp.ClientError, ValueError):
             return None
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    """Read to the end or to LIMIT: one `read` returns what has arrived so far."""
+    body = b""
+    while len(body) < LIMIT and (piece := await content.read(LIMIT - len(body))):
+        body += piece
+    return body
