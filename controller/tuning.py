@@ -123,14 +123,16 @@ class Tuning:
             return await self._world.current(workspace, JOBS, workspace.metadata.key)
 
     async def _judge(self, workspace: Workspace, spec: TuningSpec, decision: Decision, job: Job, draft: Draft) -> None:
-        found = sorted(
-            self._world.pods_of(workspace, TUNING), key=lambda pod: pod.metadata.creation_timestamp, reverse=True
-        )
-        ended = {condition.type: condition for condition in job.status.conditions if condition.true}
+        ended = {each.type: each for each in job.status.conditions if each.true and each.type in ("Complete", "Failed")}
+        known = _said_before(draft) if "Failed" in ended else None
+        found = self._world.pods_of(workspace, TUNING)
+        if ended and known is None:  # it is kept for good, and the watch of pods may be behind that of Jobs
+            found = await self._world.current_pods_of(workspace, TUNING)
+        found.sort(key=lambda pod: pod.metadata.creation_timestamp, reverse=True)
         if "Complete" in ended:
             self._succeeded(workspace, spec, decision, found, draft)
         elif "Failed" in ended:
-            problem = _of_trainer(diagnose(found, ())) or _said_before(draft)
+            problem = _of_trainer(diagnose(found, ())) or known
             self._retry_later(workspace, job, problem or Problem(Reason.TRAINER_FAILED, ended["Failed"].message), draft)
         else:
             await self._running(workspace, found, draft)

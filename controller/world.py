@@ -118,6 +118,13 @@ class World:
         chosen = (pod for pod in found if pod.metadata.labels.get(labels.COMPONENT) == component)
         return sorted(chosen, key=lambda pod: pod.metadata.name)
 
+    async def current_pods_of(self, workspace: Workspace, component: str) -> list[Pod]:
+        """Return the same, read past the cache."""
+        selector = f"{labels.WORKSPACE}={workspace.metadata.name},{labels.COMPONENT}={component}"
+        return list(
+            (await self.client.list(PODS, namespace=workspace.metadata.namespace, label_selector=selector)).items
+        )
+
     async def apply(self, workspace: Workspace, resource: Resource[T], body: BODY, uid: str = "") -> T:
         """Apply desired state with our field manager. `uid` of what exists keeps an apply from resurrecting it."""
         if uid:
