@@ -110,7 +110,7 @@ def run(root: Path, mutants: Sequence[Mutant], jobs: int) -> Iterator[Outcome]:
         tests = sorted({mutant.test for mutant in mutants})
         print(f"{len(tests)} tests on unbroken code …", flush=True)
         status, output = run_tests(unbroken, tests, HANGS_SECONDS * len(tests))
-        if status:
+        if status != 0:
             raise MutantsError(f"a named test is missing or fails although nothing is broken:\n{output}")
         with ThreadPoolExecutor(jobs) as pool:
             for outcome in pool.map(lambda mutant: attempt(unbroken, mutant), mutants):

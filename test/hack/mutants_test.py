@@ -105,6 +105,16 @@ def test_test_that_does_not_end_is_ended(root: Path) -> None:
     assert mutants.judge(status, "") == mutants.Verdict.HANGS
 
 
+def test_test_that_hangs_on_unbroken_code_is_an_error(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "thing_test.py").write_text("import time\n\ndef test_patience():\n    time.sleep(600)\n")
+    a_mutant(root, "A1", "return min(number, LIMIT)", "return number", test="test_patience")
+    monkeypatch.setattr(mutants, "HANGS_SECONDS", 0.5)
+    assert mutants.main(["--root", str(root)]) == 1
+    assert "fails although nothing is broken" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [(["--only", "A1,Z9"], "no such mutant in test/mutants: Z9"), ([], "missing or fails although nothing is broken")],
