@@ -23,7 +23,8 @@ from provisioner.claims import managed
 ROOT = Path(__file__).resolve().parent.parent
 OUR_GROUP = "kaito.sh"
 LOOK_EVERY_SECONDS = 2.0
-NOT_SERVED = "the server doesn't have a resource type"
+# What kubectl says of a kind that is not there, and of one that goes while it asks.
+NOT_SERVED = ("the server doesn't have a resource type", "the server could not find the requested resource")
 
 Document = dict[str, Any]
 
@@ -91,7 +92,7 @@ def _items(resource: str) -> list[Document]:
     try:
         found = json.loads(_kubectl("get", resource, "--all-namespaces", "--output", "json"))
     except UndeployError as error:
-        if NOT_SERVED in str(error):
+        if any(text in str(error) for text in NOT_SERVED):
             return []
         raise
     items: list[Document] = found["items"]

@@ -5,6 +5,8 @@ with the caller. *full* adds controller-manager and scheduler and listens on the
 Knows nothing of nodes, images or Azure.
 """
 
+import contextlib
+import random
 import socket
 import ssl
 from collections.abc import Sequence
@@ -25,6 +27,7 @@ FIRST_SERVICE = "198.18.128.1"
 # An address that the API server accepts as its own where nobody needs it (RFC 5737, for documentation).
 UNUSED_ADDRESS = "192.0.2.1"
 READY_SECONDS = 60.0
+PORTS = range(12_000, 30_000)  # of loopback, for our servers
 PORT_TRIES = 3  # another process may take a free port between our look and its use
 
 
@@ -199,15 +202,15 @@ def controller_flags(name: str, folder: Path, kubeconfig: Path) -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Distinct ports of loopback that nobody listens on now."""
-    holders = [socket.socket() for _ in range(count)]
-    try:
-        for holder in holders:
-            holder.bind(("127.0.0.1", 0))
-        return [holder.getsockname()[1] for holder in holders]
-    finally:
-        for holder in holders:
-            holder.close()
+    """Distinct ports of loopback that nobody listens on, below those that the kernel gives to whoever asks for any."""
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with contextlib.suppress(OSError), socket.socket() as holder:
+            holder.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise BoxError("no port of loopback is free: see `ss --listening --tcp`")
 
 
 def _tls(authority: Path, identity: Pair) -> ssl.SSLContext:
