@@ -4,6 +4,7 @@ The pod is deleted after the process is dead, so that the Deployment makes a new
 a container that dies again and again is not what these stories are about.
 """
 
+import contextlib
 import os
 import signal
 import threading
@@ -39,8 +40,10 @@ def kill(core: client.CoreV1Api, module: str) -> int:
     with _ONE_AT_A_TIME:
         victims = pids_of(module)
         for pid in victims:
-            os.kill(pid, signal.SIGKILL)
-        for pod in core.list_namespaced_pod(NAMESPACE).items:
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+                os.kill(pid, signal.SIGKILL)
+        pods = core.list_namespaced_pod(NAMESPACE).items if victims else []  # one deleted before it began never begins
+        for pod in pods:
             if pod.metadata.name.startswith(DEPLOYMENTS[module]):
                 _delete(core, pod.metadata.name)
         return len(victims)

@@ -147,8 +147,8 @@ def test_a_session_survives_kill_9_of_both_controllers(
 
 def test_a_deletion_survives_kill_9_of_both_controllers(session: Session, arm: Arm, core: client.CoreV1Api) -> None:
     session.shell.run(f"kubectl delete workspace {TUNED} --wait=false")
-    kill(core, "controller")
+    wait_until(lambda: kill(core, "controller"))
     session.shell.run("kubectl delete nodeclaims --all --wait=false")
-    kill(core, "provisioner")
+    wait_until(lambda: kill(core, "provisioner"))
     session.delete_all()
     assert arm.pools() == []

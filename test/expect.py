@@ -1,6 +1,7 @@
 """Waiting for a state of the world: the one polling helper of the tests, bounded by a deadline."""
 
 import asyncio
+import functools
 import inspect
 import time
 from collections.abc import Awaitable, Callable
@@ -37,7 +38,8 @@ async def eventually(
         except AssertionError as error:
             failure = error
         if time.monotonic() >= deadline:
-            raise failure or AssertionError(f"still not so after {timeout} s: {inspect.getsource(predicate).strip()}")
+            asked = predicate.func if isinstance(predicate, functools.partial) else predicate
+            raise failure or AssertionError(f"still not so after {timeout} s: {inspect.getsource(asked).strip()}")
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, longest_pause)
 

@@ -2,11 +2,15 @@
 
 from dataclasses import replace
 
+import pytest
+
 from controller.loop import Loop
+from controller.reconcile import Reconciler
 from kube.client import Client
 from kube.meta import Key
 from test.controller.stage import INFERENCE, SETTINGS, TUNING, Stage, at_rest, changed, plan_of, running
 from test.expect import eventually
+from test.reconciles import count_runs
 
 
 async def test_a_reconcile_that_changes_nothing_sends_nothing(stage: Stage, controller: Loop) -> None:
@@ -24,7 +28,7 @@ async def test_a_reconcile_that_changes_nothing_sends_nothing(stage: Stage, cont
     controller.world.client.request = counted  # type: ignore[method-assign]  # counts what leaves, refuses nothing
     version = stage.workspace()["metadata"]["resourceVersion"]
     for _ in range(3):
-        assert await controller.reconciler.reconcile(next(iter(controller.world.workspaces.all())).metadata.key) is None
+        assert await controller.reconciler.reconcile(Key(stage.namespace, stage.name)) is None
     assert [each for each in requests if "/events" not in each] == []
     assert stage.workspace()["metadata"]["resourceVersion"] == version
 
@@ -125,15 +129,18 @@ async def test_a_deleted_stateful_set_and_service_come_back(stage: Stage, contro
     await eventually(stage.service)
 
 
-async def test_a_new_release_of_the_controller_restarts_no_model(client: Client, stage: Stage) -> None:
+async def test_a_new_release_of_the_controller_restarts_no_model(
+    client: Client, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Decision 15: other settings, and whatever a newer release renders, wait for a change that the user makes."""
     async with running(client):
         stage.create(INFERENCE)
         await stage.nodes_ready()
         await stage.serving()
     before = stage.stateful_set()
+    runs = count_runs(monkeypatch, Reconciler)
     async with running(client, replace(SETTINGS, runtime_image="registry.example/kaito-runtime:2")) as newer:
-        await eventually(newer.synced)
+        await eventually(lambda: runs[Key(stage.namespace, stage.name)])
         await at_rest(newer)
         assert stage.stateful_set()["metadata"]["generation"] == before["metadata"]["generation"]
         stage.patch({"metadata": {"labels": {"kaito.sh/upgrade-to-version": "2"}}})
@@ -185,17 +192,22 @@ async def test_a_rotated_secret_does_not_train_again_once_tuned(stage: Stage, co
     await stage.reads(Tuned="T")
 
 
-async def test_the_result_outlives_the_job(stage: Stage, controller: Loop) -> None:
-    stage.create(TUNING)
-    await stage.tuned()
-    await stage.serving()
-    artifact = stage.status()["tuning"]["artifact"]
-    stage.batch.delete_namespaced_job(stage.name, stage.namespace, propagation_policy="Background")
-    await eventually(lambda: not stage.job())
-    stage.patch({"metadata": {"annotations": {"touch": "1"}}})
-    await stage.reads(Tuned="T", WorkspaceReady="T")
-    assert stage.status()["tuning"]["artifact"] == artifact
-    assert not stage.job()
+async def test_the_result_outlives_the_job(client: Client, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = count_runs(monkeypatch, Reconciler)
+    async with running(client) as controller:
+        stage.create(TUNING)
+        await stage.tuned()
+        await stage.serving()
+        artifact = stage.status()["tuning"]["artifact"]
+        stage.batch.delete_namespaced_job(stage.name, stage.namespace, propagation_policy="Background")
+        await eventually(lambda: controller.world.jobs.get(Key(stage.namespace, stage.name)) is None)
+        await at_rest(controller)
+        before = runs.total()
+        stage.patch({"metadata": {"annotations": {"touch": "1"}}})
+        await eventually(lambda: runs.total() > before)
+        await stage.reads(Tuned="T", WorkspaceReady="T")
+        assert stage.status()["tuning"]["artifact"] == artifact
+        assert not stage.job()
 
 
 async def test_other_data_after_tuning_stops_the_server_and_trains_anew(stage: Stage, controller: Loop) -> None:

@@ -21,10 +21,10 @@ from test.expect import eventually
 from test.kube.gateway import gateway
 
 SYSTEM = "kaito-system"
-# A successor of a replica that gave nothing back waits for the lease to end: five times sooner here than in production.
+# A successor of a replica that gave nothing back waits for the lease to end: sooner here than in production.
 SHORT_LEASE = (
-    *("--leader-elect-lease-duration", "3", "--leader-elect-renew-deadline", "2"),
-    *("--leader-elect-retry-period", "0.4"),
+    *("--leader-elect-lease-duration", "6", "--leader-elect-renew-deadline", "4"),
+    *("--leader-elect-retry-period", "0.8"),
 )
 ACCOUNT = f"system:serviceaccount:{SYSTEM}:workspace-controller"
 
@@ -128,7 +128,7 @@ class Replicas:
 async def test_a_second_replica_takes_over_when_the_first_ends(
     apiserver: ControlPlane, api: independent.ApiClient, stage: Stage
 ) -> None:
-    """R23: where KAITO lets both act. Within a retry period and a second."""
+    """R23: where KAITO lets both act. How soon, to the second, is shown by test/kube/lease_test.py in virtual time."""
     grant(api)
     kubeconfig = apiserver.kubeconfig_for("workspace-controller", ACCOUNT)
     first_port, second_port = free_ports(2)
@@ -141,7 +141,7 @@ async def test_a_second_replica_takes_over_when_the_first_ends(
         claim = await stage.nodes_ready()
         began = time.monotonic()
         pods[leader].send_signal(signal.SIGTERM)
-        assert await replicas.succeeded(leader) - began <= 2 + 1
+        assert await replicas.succeeded(leader) - began < 10, "its lease would have run for 15 s"
         assert await pods.pop(leader).wait() == 0
         await eventually(stage.job)
         assert [each["metadata"]["uid"] for each in stage.claims()] == [claim["metadata"]["uid"]]

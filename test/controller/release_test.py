@@ -54,10 +54,9 @@ async def test_a_claim_that_the_cache_does_not_show_is_found_before_letting_go(c
         stage.create(INFERENCE)
         claim = (await eventually(stage.claims))[0]
         key = Key("", claim["metadata"]["name"])
-        await eventually(lambda: controller.world.claims.get(key))
-        controller.world.claims.remove(key)
         stage.hold_claim(claim["metadata"]["name"])
-        controller.world.claims.remove(key)
+        await eventually(lambda: (seen := controller.world.claims.get(key)) and seen.metadata.finalizers)
+        controller.world.claims.remove(key)  # no event of the claim is under way that would bring it back
         stage.delete()
         await eventually(lambda: "deletionTimestamp" in stage.claims()[0]["metadata"])
         assert stage.workspace()

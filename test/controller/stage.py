@@ -370,8 +370,15 @@ async def running(
 
 
 async def at_rest(loop: Loop) -> None:
-    """Wait until no key waits and no reconcile runs: what the last one decided about time is decided."""
-    await eventually(lambda: len(loop.queue) == 0 and loop.workers.metrics.active == 0)
+    """Wait until no key waits, no reconcile runs and the caches show what was written: what the last one decided about
+    time is decided."""
+
+    def resting() -> bool:
+        idle = len(loop.queue) == 0 and loop.workers.metrics.active == 0
+        caught_up = loop.world.consistency.caught_up
+        return idle and all(caught_up(each.metadata.key, each.metadata.uid) for each in loop.world.workspaces.all())
+
+    await eventually(resting)
 
 
 def _read(read: Callable[[], Any]) -> Json:

@@ -214,7 +214,7 @@ async def test_reflector_mirrors_the_real_server(client: Client, namespace: str)
     consistency.watch(CONFIG_MAPS, store)
     await client.create(CONFIG_MAPS, config_map(namespace, "before"))
     running = asyncio.ensure_future(reflector.run())
-    await asyncio.wait_for(reflector.synced.wait(), 10)
+    await eventually(reflector.synced.is_set)
     assert reflector.metrics.lists == 0, "this server knows WatchList"
     owner = Key(namespace, "owner")
     created = await client.create(CONFIG_MAPS, config_map(namespace, "after"))

@@ -66,6 +66,8 @@ class Gateway:
     lag: Callable[[str], float] = lambda path: 0.0  # seconds that everything comes late that a watch of `path` says
     down: bool = False  # requests are written down and the connection dies
     requests: list[Request] = field(default_factory=list)
+    unanswered: int = 0  # requests under way, neither watches nor about the Lease
+    answered_at: float = 0.0  # the last of those that have had their answer
 
     @classmethod
     def before(cls, kubeconfig: Path, folder: Path) -> "Gateway":
@@ -134,17 +136,27 @@ class Gateway:
         return {f"{method} {path}": count for (method, path, _), count in counts.items() if count > 1}
 
     async def quiet(self) -> float:
-        """Wait until nobody has asked for anything for a second. Return that moment."""
-        await eventually(lambda: time.monotonic() - max(self._moments(), default=0) > 1, timeout=30)
+        """Wait until nobody has asked for anything for a second, nor waits for an answer. Return that moment."""
+        await eventually(lambda: self.unanswered == 0 and time.monotonic() - max(self._moments()) > 1)
         return time.monotonic()
 
     def _moments(self) -> Iterable[float]:
-        return (each.moment for each in self.requests if not each.about_lease)
+        yield self.answered_at
+        yield from (each.moment for each in self.requests if not each.about_lease)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         watch = request.query.get("watch") == "1"
         noted = Request(time.monotonic(), request.method, request.path, request.query_string, watch)
         self.requests.append(noted)
+        counted = not watch and not noted.about_lease
+        self.unanswered += counted
+        try:
+            return await self._answer(request, noted)
+        finally:
+            self.unanswered -= counted
+            self.answered_at = time.monotonic() if counted else self.answered_at
+
+    async def _answer(self, request: web.Request, noted: Request) -> web.StreamResponse:
         noted.body = await request.read()
         if self.down:
             return _dead(request)
@@ -156,7 +168,7 @@ class Gateway:
                 headers={name: request.headers[name] for name in FORWARDED if name in request.headers},
             ) as answer:
                 noted.status = answer.status
-                return await self._pass_on(request, answer, self.lag(request.path) if watch else 0.0)
+                return await self._pass_on(request, answer, self.lag(request.path) if noted.watch else 0.0)
         except aiohttp.ClientError:
             return _dead(request)
 

@@ -47,7 +47,8 @@ def state() -> dict[str, bool]:
 
 
 @pytest.fixture
-async def probe(state: dict[str, bool]) -> AsyncIterator[Probe]:
+async def probe(state: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Probe]:
+    monkeypatch.setattr(metrics, "REST", metrics.RestMetrics())  # a port comes again; other tests counted under it
     gc.unfreeze()  # caches of other tests are gone, so that their series go too
     gc.collect()
     registry = CollectorRegistry()

@@ -28,8 +28,9 @@ from test.kube.proxy import FaultProxy
 from test.profile import examples
 
 SCALE = 5
-# A busy machine runs a timer late; a write that leaves later than this was not stopped by the deadline.
-SLACK = 0.3
+# A busy machine runs a timer late; a write that leaves later than this was not stopped by the deadline. Less than the
+# second that is between the deadline and the end of the lease.
+SLACK = 0.7
 
 
 class Durations(TypedDict):
@@ -59,7 +60,7 @@ async def candidate(kubeconfig: str | Path, name: str) -> AsyncIterator[tuple[Cl
 
 
 async def keep_writing(client: Client) -> None:
-    """Send a write every few milliseconds, whatever becomes of the last ones."""
+    """Send a write twenty times a second, whatever becomes of the last ones."""
 
     async def write(number: int) -> None:
         try:
@@ -71,7 +72,7 @@ async def keep_writing(client: Client) -> None:
     async with asyncio.TaskGroup() as group:
         for number in range(10**9):
             group.create_task(write(number))
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
 
 
 def last_write(between: Gateway) -> float:
@@ -89,6 +90,7 @@ async def test_writes_end_by_the_deadline_when_the_server_freezes_and_the_next_o
     ):
         await eventually(first.may_write)
         async with running(second):
+            await eventually(second.reachable)  # it has seen who leads
             await eventually(lambda: last_write(between) > 0)
             frozen = time.monotonic()
             outage.freeze(API_SERVER)
@@ -102,7 +104,7 @@ async def test_writes_end_by_the_deadline_when_the_server_freezes_and_the_next_o
             assert lost - frozen <= durations()["renew_deadline"] + SLACK
             assert last_write(between) > frozen, "writes are sent while the lease holds"
             assert last_write(between) - frozen <= durations()["renew_deadline"] + SLACK
-            await eventually(second.may_write, timeout=durations()["lease_duration"] + 3 * durations()["retry_period"])
+            await eventually(second.may_write)  # how soon is shown by lease_test.py, in virtual time
             with pytest.raises(NotLeading):
                 await client.create(CONFIG_MAPS, {"metadata": {"namespace": "default", "name": "late"}})
         assert last_write(between) <= lost

@@ -314,7 +314,7 @@ async def test_on_the_real_server_one_leads_and_the_next_takes_over(client: Clie
     key = Key(namespace, "leader")
 
     def candidate(name: str) -> LeaderElector:
-        return LeaderElector(client, key, name, lease_duration=3.0, renew_deadline=2.0, retry_period=0.2)
+        return LeaderElector(client, key, name, lease_duration=9.0, renew_deadline=6.0, retry_period=0.2)
 
     first, second = candidate("first"), candidate("second")
     async with running(first):

@@ -398,7 +398,7 @@ async def test_shutdown_ends_in_time_though_nobody_answers(
     try:
         await clock.settle()
         assert cleaned == ["a"], "workers end at once"
-        await eventually(lambda: not candidate.leading, timeout=2)
+        await eventually(lambda: not candidate.leading)
         await clock.advance(lease.RELEASE_SECONDS)
         assert running.cancelled()
     finally:

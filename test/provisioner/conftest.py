@@ -24,12 +24,14 @@ from provisioner.azure import agentpools
 from provisioner.loop import Loop
 from provisioner.settings import Settings
 from test.clock import LeapingClock
-from test.expect import eventually
+from test.expect import TIMEOUT, eventually
 
 CLAIMS = ("karpenter.sh", "v1", "nodeclaims")
 CLASSES = ("kaito.sh", "v1alpha1", "kaitonodeclasses")
 SIZE = "Standard_NC6s_v3"
 GPU = "nvidia.com/gpu"
+# Seconds that what is under test may take for one thing on a busy machine. The product's own nets (30 s) come later.
+PATIENCE = 25.0
 
 
 def new_name() -> str:
@@ -140,7 +142,7 @@ class Box:
         return condition.get("status", ""), condition.get("reason", "")
 
     async def becomes(
-        self, name: str, kind: str, status: str, reason: str = "", timeout: float = 10.0
+        self, name: str, kind: str, status: str, reason: str = "", timeout: float = PATIENCE
     ) -> dict[str, Any]:
         """Wait for a condition and return it."""
 
@@ -154,7 +156,7 @@ class Box:
         assert found is not None
         return found
 
-    async def gone(self, name: str, timeout: float = 10.0) -> None:
+    async def gone(self, name: str, timeout: float = PATIENCE) -> None:
         await eventually(lambda: self.read(name) is None, timeout)
 
     # The cloud
@@ -172,13 +174,13 @@ class Box:
 
     # Nodes
 
-    async def joined(self, name: str, *, ready: bool = True, gpus: bool = True) -> str:
+    async def joined(self, name: str, *, ready: bool = True, gpus: bool = True, timeout: float = TIMEOUT) -> str:
         """Wait for the pool, then let its machine join as kubelet would. Returns the node's name."""
 
         async def machines() -> list[dict[str, Any]]:
             return await self.emulator.admin.nodes(name)
 
-        manifests = await eventually(machines)
+        manifests = await eventually(machines, timeout)
         for manifest in manifests:
             self.core.create_node(manifest)
             self.report(manifest["metadata"]["name"], ready=ready, gpus=gpus)

@@ -71,19 +71,19 @@ async def test_pods_leave_before_the_machine_does(box: Box, namespace: str) -> N
 
 
 async def test_a_disruption_budget_holds_the_drain_until_the_grace_period_ends(box: Box, namespace: str) -> None:
-    name, node = await box.ready(terminationGracePeriod="40s")
+    name, node = await box.ready(terminationGracePeriod="70s")
     _pod(box, namespace, node, "guarded", grace=30)
     _forbid_evictions(box, namespace)
     box.delete(name)
     await eventually(lambda: "FailedDraining" in {event.reason for event in box.events(node)})
     assert not _leaving(box, namespace, "guarded")
-    box.clock.leap(20)
+    box.clock.leap(50)
     await eventually(lambda: _leaving(box, namespace, "guarded"))
     assert await box.pool_state(name) == "Succeeded"
     box.clock.leap(25)
     await box.gone(name)
     assert await box.pool(name) is None
-    assert "Disrupted" in {event.reason for event in box.events("guarded")}
+    await eventually(lambda: "Disrupted" in {event.reason for event in box.events("guarded")})
 
 
 async def test_without_a_grace_period_a_disruption_budget_is_kept(box: Box, namespace: str) -> None:

@@ -25,10 +25,11 @@ from test.kube.gateway import gateway
 from test.provisioner.conftest import Box
 
 NAMESPACE, ACCOUNT = "kaito-system", "node-provisioner"
-# A successor of a replica that gave nothing back waits for the lease to end: five times sooner here than in production.
+START = 60.0  # seconds for a process to start on a busy machine, where importing alone may take twenty
+# A successor of a replica that gave nothing back waits for the lease to end: sooner here than in production.
 SHORT_LEASE = (
-    *("--leader-elect-lease-duration", "3", "--leader-elect-renew-deadline", "2"),
-    *("--leader-elect-retry-period", "0.4"),
+    *("--leader-elect-lease-duration", "6", "--leader-elect-renew-deadline", "4"),
+    *("--leader-elect-retry-period", "0.8"),
 )
 
 
@@ -110,7 +111,7 @@ async def process(box: Box, kubeconfig: str, name: str = "one", *arguments: str)
 
 async def test_its_own_roles_suffice_for_a_whole_life(idle: Box, roles: str) -> None:
     async with process(idle, roles) as provisioner:
-        await eventually(provisioner.ready, timeout=20)
+        await eventually(provisioner.ready, timeout=START)
         name, _ = await idle.ready()
         idle.delete(name)
         await idle.gone(name)
@@ -130,21 +131,21 @@ async def test_killed_the_hard_way_its_successor_goes_on(idle: Box, roles: str) 
     """kill -9 in the middle of a create; the lease of the dead one expires, and nothing is asked for twice."""
     await idle.emulator.admin.configure(createSeconds=2)
     async with process(idle, roles, "first", *SHORT_LEASE) as first:
-        await eventually(first.ready, timeout=20)
+        await eventually(first.ready, timeout=START)
         name = idle.claim()
-        await eventually(lambda: idle.puts(name), timeout=20)
+        await eventually(lambda: idle.puts(name), timeout=START)
         await first.end(signal.SIGKILL)
     async with process(idle, roles, "second", *SHORT_LEASE) as second:
         await idle.joined(name)
-        await idle.becomes(name, "Ready", "True", timeout=20)
+        await idle.becomes(name, "Ready", "True", timeout=START)
         assert len(await idle.emulator.admin.log(pool=name, kind="PUT")) == 1
         assert await second.end() == 0
 
 
 async def test_only_the_leader_works_and_hands_over_at_once_when_it_ends(idle: Box, roles: str) -> None:
     async with process(idle, roles, "first") as first, process(idle, roles, "second") as second:
-        await eventually(first.ready, timeout=20)
-        await eventually(second.ready, timeout=20)
+        await eventually(first.ready, timeout=START)
+        await eventually(second.ready, timeout=START)
         await idle.ready()
         _, one = await first.get("/metrics")
         _, two = await second.get("/metrics")
@@ -154,7 +155,7 @@ async def test_only_the_leader_works_and_hands_over_at_once_when_it_ends(idle: B
         predecessor, began = holder(idle.api), time.monotonic()
         leader.handle.send_signal(signal.SIGTERM)
         await eventually(lambda: holder(idle.api) not in ("", predecessor))
-        assert time.monotonic() - began <= 2 + 1, "a retry period and a second"
+        assert time.monotonic() - began < 10, "its lease would have run for 15 s"
         assert await leader.end() == 0
         await idle.ready()
         assert (await follower.get("/readyz"))[0] == 200
@@ -172,14 +173,14 @@ async def test_a_leader_that_stood_still_for_longer_than_its_lease_ends_without_
             seen[name], kubeconfig = await stack.enter_async_context(gateway(Path(roles), tmp_path / name))
             replicas[name] = await stack.enter_async_context(process(idle, kubeconfig, name, *SHORT_LEASE))
         leader = await eventually(
-            lambda: next((name for name in replicas if holder(idle.api).startswith(name)), ""), 20
+            lambda: next((name for name in replicas if holder(idle.api).startswith(name)), ""), START
         )
         for replica in replicas.values():
-            await eventually(replica.ready, timeout=20)
+            await eventually(replica.ready, timeout=START)
         replicas[leader].handle.send_signal(signal.SIGSTOP)
-        await eventually(lambda: holder(idle.api) and not holder(idle.api).startswith(leader), timeout=20)
+        await eventually(lambda: holder(idle.api) and not holder(idle.api).startswith(leader), timeout=START)
         name = idle.claim()
-        await eventually(lambda: idle.puts(name), timeout=20)
+        await eventually(lambda: idle.puts(name), timeout=START)
         woken = time.monotonic()
         assert await replicas[leader].end(signal.SIGCONT) == 1
         assert [str(each) for each in seen[leader].requests if each.write and each.moment > woken] == []
@@ -194,7 +195,7 @@ async def test_it_refuses_to_run_beside_gpu_provisioner(idle: Box, roles: str, n
     apps.create_namespaced_deployment(namespace, {"metadata": {"name": "gpu-provisioner"}, "spec": spec})
     try:
         async with process(idle, roles) as provisioner:
-            assert await asyncio.wait_for(provisioner.handle.wait(), 20) == 1
+            assert await asyncio.wait_for(provisioner.handle.wait(), START) == 1
             assert provisioner.handle.stderr is not None
             assert (
                 "kubectl scale deployment gpu-provisioner --replicas=0"

@@ -100,7 +100,7 @@ async def test_a_broken_machine_is_replaced_once(box: Box) -> None:
 async def test_two_broken_machines_end_the_claim(box: Box) -> None:
     await box.emulator.admin.fault("fail", "extension-outbound", times=2)
     name = box.claim()
-    await box.becomes(name, "Launched", "False", "BootstrapFailed", timeout=20)
+    await box.becomes(name, "Launched", "False", "BootstrapFailed")
     await eventually(lambda: _no_pool(box, name))
     assert await box.puts(name) == 2
 
@@ -128,7 +128,7 @@ async def test_every_refusal_has_its_reason(box: Box, error: str, status: str, r
 
 async def test_a_busy_cluster_is_asked_again(box: Box) -> None:
     await box.emulator.admin.fault(
-        "refuse", status=409, code="OperationNotAllowed", message="in progress", retryAfter=1
+        "refuse", status=409, code="OperationNotAllowed", message="in progress", retryAfter=4
     )
     name = box.claim()
     await box.becomes(name, "Launched", "Unknown", "ClusterBusy")
@@ -198,7 +198,7 @@ async def test_a_stopped_cluster_freezes_everything(box: Box) -> None:
     name, _ = await box.ready()
     await _power(box, "Stopped")
     waiting = box.claim()
-    await box.becomes(waiting, "Launched", "Unknown", "ClusterNotRunning", timeout=20)
+    await box.becomes(waiting, "Launched", "Unknown", "ClusterNotRunning")
     assert await box.puts(waiting) == 0
     assert await box.pool_state(name) == "Succeeded"
 

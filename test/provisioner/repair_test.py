@@ -55,7 +55,7 @@ async def test_a_node_that_is_not_ready_for_ten_minutes_is_replaced(box: Box) ->
     box.report(node, ready=False, since=_minutes_ago(11))
     await box.gone(name)
     assert await box.pool(name) is None
-    assert "Unhealthy" in {event.reason for event in box.events(name)}
+    await eventually(lambda: "Unhealthy" in {event.reason for event in box.events(name)})
 
 
 @pytest.mark.parametrize("reason", ["NodeDeleted", "Unhealthy"])

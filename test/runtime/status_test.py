@@ -199,7 +199,12 @@ def test_sigterm_ends_a_program_with_the_preempted_code(tmp_path: Path) -> None:
 
 
 def test_the_server_answers_at_once() -> None:
+    """The best of five: a busy machine delays some of them, a timer of ours would delay all."""
+    assert min(_answers_after() for _ in range(5)) < 0.2
+
+
+def _answers_after() -> float:
     started = time.monotonic()
     with StatusServer(Reporter(), port=0) as server:
         assert get(server, "/status")[0] == 200
-        assert time.monotonic() - started < 0.2
+        return time.monotonic() - started
