@@ -56,7 +56,7 @@ class Loop:
         self.world = World(
             client=client,
             settings=settings,
-            recorder=EventRecorder(client, controller="kaito.sh/workspace", instance=settings.pod_name, clock=clock),
+            recorder=EventRecorder(client, controller="kaito.sh/workspace", instance=settings.identity, clock=clock),
             metrics=Metrics(registry, lambda: self.world.workspaces.all()),
             configs=Configs(client, self.queue.add, clock),
             progress=progress or Progress(clock),

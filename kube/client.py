@@ -71,9 +71,8 @@ class Client:
     `guard` is asked before every write; while it says False nothing is sent and NotLeading is raised.
     """
 
-    guard: Callable[[], bool] | None = None
-
     def __init__(self, access: auth.Auth, *, user_agent: str, clock: Clock) -> None:
+        self.guard: Callable[[], bool] = lambda: True
         self._auth = access
         self._user_agent = user_agent
         self._clock = clock
@@ -237,7 +236,7 @@ class Client:
                 await self._clock.sleep(error.retry_after)
 
     def _must_lead(self, method: str, path: str) -> None:
-        if self.guard is not None and not self.guard():
+        if not self.guard():
             raise errors.NotLeading(f"{method} {path} was not sent: this process does not lead")
 
     async def _once(

@@ -53,9 +53,7 @@ class Loop:
         self._consistency = Consistency(clock)
         self._consistency.watch(NODE_CLAIMS, self.claims)
         self._consistency.watch(NODES, self.nodes)
-        self._recorder = EventRecorder(
-            client, controller="kaito-node-provisioner", instance=settings.identity, clock=clock
-        )
+        self._recorder = EventRecorder(client, controller=settings.NAME, instance=settings.identity, clock=clock)
 
     async def run(self, elector: LeaderElector | None = None) -> None:
         """Run until cancelled. Raises LeadershipLost: the process must end, another one leads."""

@@ -200,7 +200,7 @@ def _policies(settings: Settings, authentication: Any) -> list[Any]:
     return [
         RequestIdPolicy(),
         HeadersPolicy(),
-        UserAgentPolicy(settings.user_agent),
+        UserAgentPolicy(settings.NAME),
         ContentDecodePolicy(),
         AsyncRetryPolicy(retry_total=0, **timeouts),
         authentication,

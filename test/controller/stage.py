@@ -32,7 +32,7 @@ SETTINGS = Settings(
     weights_registry="registry.example/models",
     accelerator="cpu",
     workers=4,
-    pod_name="controller-under-test",
+    identity="controller-under-test",
 )
 _serial = itertools.count()
 

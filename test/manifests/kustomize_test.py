@@ -13,6 +13,7 @@ from controller import settings as controller_settings
 from hack.generate.rbac import NAMESPACE
 from hack.local import assets
 from hack.local.controlplane import ControlPlane
+from kube import options
 from provisioner import settings as provisioner_settings
 from test.conftest import ROOT
 
@@ -138,19 +139,19 @@ def test_no_controller_may_read_secrets_and_no_rule_has_a_wildcard(overlay: str)
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_setting_of_the_workspace_controller_is_one_that_it_knows(overlay: str) -> None:
-    known = {action.dest.upper() for action in controller_settings.parser({})._actions}
+    given = settings(overlay, "workspace-controller")
 
-    assert set(settings(overlay, "workspace-controller")) <= known
-    assert controller_settings.parse([], settings(overlay, "workspace-controller")).leader_elect
+    assert set(given) <= options.known_variables(controller_settings.Settings)
+    assert options.load(controller_settings.Settings, [], given).leader_elect
 
 
 @pytest.mark.parametrize("overlay", ["aks", "local"])
 def test_every_setting_of_the_node_provisioner_is_one_that_it_knows(overlay: str) -> None:
-    known = {name for option in provisioner_settings.OPTIONS for name in option.env}
     token = {"AZURE_FEDERATED_TOKEN_FILE": "/token", "AZURE_TENANT_ID": "tenant"}  # the webhook's part
+    given = settings(overlay, "node-provisioner")
 
-    assert set(settings(overlay, "node-provisioner")) <= known
-    assert provisioner_settings.load([], settings(overlay, "node-provisioner") | token).leader_elect
+    assert set(given) <= options.known_variables(provisioner_settings.Settings)
+    assert options.load(provisioner_settings.Settings, [], given | token).leader_elect
 
 
 def test_the_box_has_its_own_images_endpoint_and_credential_and_trusts_its_authority() -> None:

@@ -246,6 +246,7 @@ async def boxed(apiserver: ControlPlane, api: independent.ApiClient) -> AsyncIte
             resource_group=emulator.identity.resource_group,
             cluster_name=emulator.identity.cluster,
             location=emulator.identity.location,
+            credential="none",
             arm_endpoint=emulator.endpoint,
             identity="test",
             list_seconds=0.2,

@@ -16,7 +16,13 @@ from test.reconciles import count_runs
 
 
 def loop_on(source: Source, clock: VirtualClock) -> Loop:
-    settings = Settings("subscription", "group", "cluster", identity="test")
+    settings = Settings(
+        subscription_id="subscription",
+        resource_group="group",
+        cluster_name="cluster",
+        credential="none",
+        identity="test",
+    )
     return Loop(source.client, SlowCloud(clock), settings, clock=clock)
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from controller.loop import Loop
-from controller.settings import parse
+from controller.settings import Settings
 from hack.bench.candidates.ours import connect
 from hack.bench.probe import cpu_seconds, resident_bytes
 from hack.bench.task import Task, answer
-from kube import health
+from kube import health, options
 from kube.lease import LeaderElector
 from kube.meta import Key
 
@@ -19,7 +19,7 @@ WARM_UP = 5.0
 
 
 async def measure(task: Task) -> Mapping[str, Any]:
-    settings = parse(["--runtime-image=registry.example.com/runtime:1", "--port=0"])
+    settings = options.load(Settings, ["--runtime-image=registry.example.com/runtime:1", "--port=0"])
     async with await connect(task.url) as client:
         elector = LeaderElector(client, Key("kaito-system", "bench"), "idle")
         client.guard = elector.may_write
