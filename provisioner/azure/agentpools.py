@@ -177,8 +177,8 @@ async def connect(
         context.load_verify_locations(settings.ca_bundle)
     connector = aiohttp.TCPConnector(ssl=context)
     async with (
-        auth.credential(settings) as credential,
         aiohttp.ClientSession(connector=connector, auto_decompress=False) as session,
+        auth.credential(settings, AioHttpTransport(session=session, session_owner=False)) as credential,
     ):
         # aiohttp re-sends PUT and DELETE by itself when a connection dies; that would hide what we must know.
         session._retry_connection = False

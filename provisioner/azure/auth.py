@@ -31,16 +31,16 @@ class NoAuthentication(SansIOHTTPPolicy):  # type: ignore[misc]  # azure.core ha
 
 
 @asynccontextmanager
-async def credential(settings: Settings) -> AsyncIterator[Any]:
-    """The credential that the settings ask for; closed (its HTTP session with it) at the end."""
+async def credential(settings: Settings, transport: Any) -> AsyncIterator[Any]:
+    """The credential that the settings ask for, which asks for tokens over `transport`."""
     async with AsyncExitStack() as stack:
-        chosen = _chosen(settings)
+        chosen = _chosen(settings, transport)
         stack.push_async_callback(chosen.close)
         yield chosen
 
 
-def _chosen(settings: Settings) -> Any:
-    options: dict[str, Any] = {"connection_verify": settings.ca_bundle} if settings.ca_bundle else {}
+def _chosen(settings: Settings, transport: Any) -> Any:
+    options: dict[str, Any] = {"transport": transport}
     if settings.authority_host:
         options["authority"] = settings.authority_host
     match settings.credential:
@@ -52,7 +52,7 @@ def _chosen(settings: Settings) -> Any:
                 **options,
             )
         case "managed-identity":
-            return ManagedIdentityCredential(client_id=settings.client_id or None)
+            return ManagedIdentityCredential(client_id=settings.client_id or None, transport=transport)
         case "client-secret":
             return ClientSecretCredential(settings.tenant_id, settings.client_id, settings.client_secret, **options)
         case _:
