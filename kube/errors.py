@@ -1,6 +1,6 @@
 """What can go wrong between us and the API server, as types.
 
-Foreign errors are translated once, in `kube.client`, by status code and `reason` field and never by message text;
+Foreign errors are translated once, where they come in (`kube.client`, `kube.stream`, `kube.auth`), by status code and `reason` field and never by message text;
 the cause is chained. Code above decides by type alone.
 """
 

@@ -1,6 +1,6 @@
 """Keeping a `kube.store.Store` equal to what the API server has, and saying what changed.
 
-A reflector is a machine of seven states. `step` does what the present state says and returns the next one:
+A reflector is a machine of six states. `step` does what the present state says and returns the next one:
 
     Unknown ──► Filling ──(end bookmark)──► Watching ◄──┐
        │  └───► Listing ──(last page)─────► Listed ─────┤        every failure ──► Waiting ──► the state to resume
