@@ -75,7 +75,7 @@ class Store:
         temporary.write_text(json.dumps(manifest, sort_keys=True))
         temporary.rename(folder / MANIFEST)
         self.reporter.update(checkpoint_step=step)
-        self._forget_old()
+        self._forget_before(step)
         return Checkpoint(folder, step, extra)
 
     def latest(self) -> Checkpoint | None:
@@ -101,10 +101,12 @@ class Store:
             Checkpoint(folder, manifest["step"], manifest["extra"]) if whole and manifest["run"] == self.run else None
         )
 
-    def _forget_old(self) -> None:
-        folders = sorted(self.folder.glob(f"{PREFIX}*"), key=lambda f: int(f.name.removeprefix(PREFIX)))
-        for folder in folders[:-KEPT]:
-            shutil.rmtree(folder)
+    def _forget_before(self, step: int) -> None:
+        """Keep `step` and what is newest before it. On a volume, an earlier training may have left later steps."""
+        names = [folder.name.removeprefix(PREFIX) for folder in self.folder.glob(f"{PREFIX}*")]
+        steps = sorted(int(name) for name in names if name.isdecimal() and int(name) <= step)
+        for old in steps[:-KEPT]:
+            shutil.rmtree(self.folder / f"{PREFIX}{old}")
 
     def restore(self, schedule: Schedule) -> Checkpoint | None:
         """Bring the remote checkpoint here, if there is one, and return the latest. Raises Fault when nobody can say."""

@@ -80,6 +80,19 @@ def test_only_the_last_two_are_kept(tmp_path: Path) -> None:
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-3"]
 
 
+def test_what_an_earlier_training_left_on_the_volume_costs_this_one_nothing(tmp_path: Path) -> None:
+    before = store(tmp_path, run=run_id(["org/tiny", "other data"]))
+    for step in (200, 400):
+        save(before, step)
+    (tmp_path / "checkpoint-best").mkdir()
+    kept = store(tmp_path)
+    for step in (50, 100, 150):
+        save(kept, step)
+        found = kept.latest()
+        assert found is not None
+        assert found.step == step
+
+
 class TestRemote:
     @pytest.fixture
     def remote(self, registry: Registry) -> Remote:
