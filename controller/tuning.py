@@ -171,7 +171,7 @@ class Tuning:
         known = progressed(before, report) if report else before
         draft.tuning = msgspec.structs.replace(known, eta="", artifact=artifact, inputs=result_hash(spec, decision))
         draft.done(ConditionType.JOB_STARTED, Reason.JOB_STARTED, STARTED_MESSAGE)
-        draft.done(ConditionType.TUNED, Reason.TUNED, tuned_message(artifact, before, report))
+        draft.done(ConditionType.TUNED, Reason.TUNED, tuned_message(artifact, report))
         self._backoff.forget(workspace.metadata.uid)
         self._not_before.pop(workspace.metadata.uid, None)
 
@@ -227,15 +227,14 @@ def tuned_for(workspace: Workspace, inputs: str) -> bool:
     return condition is not None and condition.true and made_from == inputs
 
 
-def tuned_message(artifact: Artifact, before: TuningStatus, report: contract.Status | None) -> str:
+def tuned_message(artifact: Artifact, report: contract.Status | None) -> str:
     """Say where the result is and how long was trained. Training ends before its last step only where that is of use."""
     where = f"{artifact.ref} {artifact.digest}".strip() or VOLUME_MESSAGE
     if report is None or not report.step:
         return where
-    if report.step < before.total_steps:
-        return (
-            f"{where}; stopped at step {report.step} of {before.total_steps}: the held-out rows had stopped profiting"
-        )
+    if report.step < report.total_steps:
+        steps = f"step {report.step} of {report.total_steps}"
+        return f"{where}; stopped at {steps}: the held-out rows had stopped profiting"
     return f"{where}; {report.step} steps"
 
 

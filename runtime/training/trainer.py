@@ -134,7 +134,6 @@ def _attempt(run: Run, batch: Batch, store: Store, resume: Checkpoint | None, re
         store.settle()
         if preemption.wanted and not watch.finished(trainer.state):
             _leave(store, watch.last, grace)
-    reporter.update(total_steps=trainer.state.global_step)
     return trainer
 
 

@@ -176,6 +176,16 @@ def test_evaluations_in_between_do_not_stop_4_bit_training_on_a_cpu(job: Job, mo
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients.values())
 
 
+def test_a_run_that_brings_nothing_more_stops_and_says_of_how_many_steps(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = "TrainingArguments: {per_device_train_batch_size: 4, learning_rate: 1.0e-7}"
+    job.config = f"training_config: {{{training}, DatasetConfig: {{train_test_split: 0.9}}}}"
+    assert job.run(monkeypatch) == 0, job.status()
+    assert (job.status().step, job.status().total_steps) == (20, 54)  # the first evaluation after an epoch of 18
+    assert json.loads((job.results / "tuning_manifest.json").read_text())["steps"] == 20
+
+
 def test_the_adapter_is_pushed_and_a_repeated_run_gives_the_same_digest(
     job: Job, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
