@@ -148,7 +148,7 @@ class Nodes:
         for ordinal in range(len(seats)):
             place = (workspace.metadata.uid, ordinal)
             if decision.rungs.index(following) > decision.current:
-                self._settle(place)  # another instance type, no second try of this one
+                self._not_before.pop(place, None)  # another type is asked for at once; how often so far still counts
             self._failures[place] = msgspec.structs.replace(problem, message=message)
         draft.fail(ConditionType.NODE_CLAIM_READY, problem.reason, message)
         draft.fail(ConditionType.RESOURCE_READY, problem.reason, message)

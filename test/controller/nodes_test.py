@@ -1,5 +1,6 @@
 """NodeClaims as data: names, seats, what is rendered; and on the real API server: alternatives, adoption, own nodes."""
 
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +17,7 @@ from kube.api.workload import Node
 from kube.api.workspace import LabelSelector, Workspace
 from kube.client import Client
 from test.clock import VirtualClock
-from test.controller.stage import INFERENCE, SETTINGS, TUNING, Stage, at_rest, changed, running
+from test.controller.stage import INFERENCE, SETTINGS, TUNING, Json, Stage, at_rest, changed, running
 from test.expect import eventually
 
 
@@ -63,6 +64,18 @@ def test_a_claim_that_awaits_its_turn_says_less_than_one_that_speaks() -> None:
 def test_durations_are_read_as_go_writes_them() -> None:
     assert duration("1h30m5s").total_seconds() == 5405
     assert not duration("")
+
+
+def instance_type(claim: Json) -> str:
+    wanted = {each["key"]: each["values"] for each in claim["spec"]["requirements"]}
+    return str(wanted["node.kubernetes.io/instance-type"][0])
+
+
+async def refuse(stage: Stage, claim: Json) -> None:
+    """Say that there is no capacity, and wait until the claim is given up."""
+    stage.say(claim, [("Launched", "False", "InsufficientCapacity", "no capacity in any zone")])
+    uid = claim["metadata"]["uid"]
+    await eventually(lambda: uid not in [each["metadata"]["uid"] for each in stage.claims()])
 
 
 SELECTOR = msgspec.convert(
@@ -173,6 +186,25 @@ async def test_patience_with_an_instance_type_ends_at_the_timeout(client: Client
             return bool(stage.status()["plan"]["instanceType"] == "Standard_NC24ads_A100_v4")
 
         await eventually(turned)
+
+
+async def test_two_instance_types_that_cannot_be_had_are_asked_for_less_and_less_often(
+    client: Client, stage: Stage
+) -> None:
+    """An hour of refusals, each within ten seconds of the claim: turning from one type to the other is no fresh start."""
+    clock = VirtualClock(datetime.now(UTC))
+    async with running(client, clock=clock) as loop:
+        stage.create(changed(INFERENCE, resource={"instanceTypes": ["Standard_NC24ads_A100_v4"]}))
+        await eventually(stage.claims)
+        asked = []
+        for _ in range(360):
+            for claim in stage.claims():
+                asked.append(instance_type(claim))
+                await refuse(stage, claim)
+            await clock.advance(10)
+            await at_rest(loop)
+            assert len(asked) <= 30
+        assert min(Counter(asked).values()) >= 5
 
 
 async def test_a_claim_that_kaito_made_is_adopted(client: Client, stage: Stage) -> None:
