@@ -35,6 +35,12 @@ from provisioner.settings import Settings
 R = TypeVar("R")
 CLUSTER_AGE = 10.0  # seconds for which the state of the cluster is taken from memory: 0.1 reads/s at most
 CONNECT_SECONDS, READ_SECONDS = 10, 60
+# What a request is for, in messages.
+SUBJECTS = {
+    **dict.fromkeys(("PUT", "DELETE", "GET"), "agent pool {}"),
+    "LIST": "the list of agent pools",
+    "CLUSTER": "the managed cluster",
+}
 # States in which AKS refuses, or worse half does, what is asked of a pool.
 MOVING = {"starting", "stopping", "deleting", "creating"}
 
@@ -157,7 +163,7 @@ class AgentPools:
         return answer
 
     def _translated(self, error: AzureError, verb: str, name: str) -> Exception:
-        ours = errors.translate(error, pool=name)
+        ours = errors.translate(error, subject=SUBJECTS[verb].format(name), creating=verb == "PUT")
         metrics.cloud_error(verb, ours.reason)
         if isinstance(ours, ClusterNotRunning):
             self._cluster = None  # what we remember is out of date

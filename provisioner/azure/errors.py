@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from azure.core.exceptions import AzureError, HttpResponseError
+from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 
 from provisioner.cloud import (
     BootstrapFailed,
@@ -81,11 +81,28 @@ class Answer:
         yield self.code, self.message
 
 
-def translate(error: AzureError, *, pool: str) -> CloudError:
-    """Turn an SDK exception into ours. Anything without an answer may have been carried out (even "not sent" errors)."""
+def translate(error: AzureError, *, subject: str, creating: bool) -> CloudError:
+    """Turn an SDK exception into ours. Anything without an answer may have been carried out (even "not sent" errors).
+
+    Only an answer to `creating` says anything about the claim: whatever else is refused is tried again.
+    """
+    if isinstance(error, ClientAuthenticationError) and _without_token(error):
+        return Unauthorized(_short(error.message))
     if not isinstance(error, HttpResponseError) or error.response is None:
-        return UnknownOutcome(f"Azure did not answer the request for agent pool {pool}: {_short(str(error))}")
-    return classify(parse(error), pool=pool)
+        return UnknownOutcome(f"Azure did not answer the request for {subject}: {_short(str(error))}")
+    answer = parse(error)
+    ours = classify(answer, subject=subject)
+    if ours.terminal and not creating:
+        return UnknownOutcome(f"Azure refuses the request for {subject}: {_text(answer)}")
+    return ours
+
+
+def _without_token(error: ClientAuthenticationError) -> bool:
+    """Whether it was the identity provider that refused: its answers have no code of ARM's, or there is no answer."""
+    if error.response is None:
+        return True
+    answer = parse(error)
+    return answer.status in (400, 401, 403) and not answer.code
 
 
 def parse(error: HttpResponseError) -> Answer:
@@ -117,17 +134,17 @@ def nested(error: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from nested(detail)
 
 
-def classify(answer: Answer, *, pool: str) -> CloudError:
+def classify(answer: Answer, *, subject: str) -> CloudError:
     """What a refused request means. The order matters: what the status alone decides comes first."""
     codes = {code for code, _ in answer.every()}
-    text = _short(f"{answer.code}: {answer.message}" if answer.code else answer.message) or f"HTTP {answer.status}"
+    text = _text(answer)
     if answer.status == 429 or codes & THROTTLED_CODES:
         return Throttled(f"Azure limits our requests: {text}", retry_after=answer.retry_after or 30.0)
     if answer.status == 412:
-        return InstanceExists(f"Agent pool {pool} exists or has changed: {text}")
+        return _changed(subject, text)
     if answer.status in (408, 0, 200) or answer.status >= 500:
         return UnknownOutcome(
-            f"Azure could not say what became of agent pool {pool}: {text}", retry_after=answer.retry_after
+            f"Azure could not answer the request for {subject}: {text}", retry_after=answer.retry_after
         )
     shortage = shortage_of(answer)
     if shortage is not None:
@@ -143,16 +160,20 @@ def classify(answer: Answer, *, pool: str) -> CloudError:
             f"{text}. Check subscription, resource group and cluster name in the provisioner's settings"
         )
     if answer.status == 409:
-        return _conflict(answer, pool, text)
-    return InvalidSpec(f"Azure refuses agent pool {pool}: {text}. Change the claim's requirements or its node class")
+        return _conflict(answer, subject, text)
+    return InvalidSpec(f"Azure refuses {subject}: {text}. Change the claim's requirements or its node class")
 
 
-def _conflict(answer: Answer, pool: str, text: str) -> CloudError:
+def _conflict(answer: Answer, subject: str, text: str) -> CloudError:
     if "power state" in answer.message.lower():  # a stopped cluster has no code of its own
         return ClusterNotRunning(text)
     if answer.code in ("ResourceExists", "EtagMismatch", "OriginalEtagNotExpect"):
-        return InstanceExists(f"Agent pool {pool} exists or has changed: {text}")
+        return _changed(subject, text)
     return ClusterBusy(f"Another operation on the cluster is in progress: {text}", retry_after=answer.retry_after)
+
+
+def _changed(subject: str, text: str) -> InstanceExists:
+    return InstanceExists(f"There is {subject}, or it has changed: {text}")
 
 
 def provisioning_failure(error: Mapping[str, Any] | None, *, pool: str) -> CloudError:
@@ -217,6 +238,11 @@ def _capacity(code: str, message: str) -> str:
 
 def _not_sold(code: str, message: str) -> str:
     return f"This size is not available to the subscription in this region: {code}: {_short(message)}"
+
+
+def _text(answer: Answer) -> str:
+    """What Azure says, for messages."""
+    return _short(f"{answer.code}: {answer.message}" if answer.code else answer.message) or f"HTTP {answer.status}"
 
 
 def _short(text: str) -> str:

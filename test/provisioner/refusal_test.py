@@ -145,6 +145,20 @@ async def test_an_answer_that_says_nothing_is_looked_into(box: Box, error: str) 
     assert await box.puts(name) == 1
 
 
+@pytest.mark.parametrize("request_kind", ["CLUSTER", "LIST"])
+async def test_a_refused_look_says_nothing_about_the_claim(idle: Box, request_kind: str) -> None:
+    fault = await idle.emulator.admin.fault(
+        "refuse", on=request_kind, times=0, status=400, code="NoRegisteredProviderFound", message="No such version"
+    )
+    name = idle.claim()
+    await idle.start()
+    condition = await idle.becomes(name, "Launched", "Unknown", "Creating")
+    assert "NoRegisteredProviderFound" in condition["message"]
+    await idle.emulator.admin.disarm(fault)
+    await idle.joined(name)
+    await idle.becomes(name, "Ready", "True")
+
+
 async def test_a_size_that_nobody_names_is_an_invalid_claim(box: Box) -> None:
     body = a_claim(new_name())
     body["spec"]["requirements"] = [{"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}]

@@ -13,6 +13,7 @@ from aiohttp import web
 from hack.local.pki import Authority
 from kube.clock import SystemClock
 from provisioner.azure import agentpools
+from provisioner.cloud import Unauthorized
 from provisioner.settings import Settings
 
 TENANT = "11111111-2222-3333-4444-555555555555"
@@ -25,11 +26,14 @@ class Azure:
 
     tokens: list[Mapping[str, str]] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
+    refusal: Mapping[str, str] = field(default_factory=dict)  # of the next tokens, if any
     authority: str = ""
     endpoint: str = ""
 
     async def token(self, request: web.Request) -> web.Response:
         self.tokens.append({key: str(value) for key, value in (await request.post()).items()})
+        if self.refusal:
+            return web.json_response(self.refusal, status=400)
         answer = {"token_type": "Bearer", "expires_in": 3600, "access_token": f"token-{len(self.tokens)}"}
         return web.json_response(answer)
 
@@ -82,21 +86,10 @@ async def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         yield made, private.pair.certificate
 
 
-@pytest.mark.parametrize(
-    ("credential", "proof"),
-    [
-        ("workload-identity", ("client_assertion", "signed by the cluster")),
-        ("client-secret", ("client_secret", "hush")),
-        ("managed-identity", ("resource", "{endpoint}")),
-    ],
-)
-async def test_a_token_is_asked_for_and_shown_to_arm(
-    azure: tuple[Azure, Path], tmp_path: Path, credential: str, proof: tuple[str, str]
-) -> None:
-    made, bundle = azure
-    projected = tmp_path / "projected"
+def settings(made: Azure, bundle: Path, folder: Path, credential: str) -> Settings:
+    projected = folder / "projected"
     projected.write_text("signed by the cluster")
-    settings = Settings(
+    return Settings(
         subscription_id="s",
         resource_group="g",
         cluster_name="c",
@@ -110,7 +103,21 @@ async def test_a_token_is_asked_for_and_shown_to_arm(
         arm_endpoint=made.endpoint,
         ca_bundle=str(bundle),
     ).completed()
-    async with agentpools.connect(settings, clock=SystemClock()) as cloud:
+
+
+@pytest.mark.parametrize(
+    ("credential", "proof"),
+    [
+        ("workload-identity", ("client_assertion", "signed by the cluster")),
+        ("client-secret", ("client_secret", "hush")),
+        ("managed-identity", ("resource", "{endpoint}")),
+    ],
+)
+async def test_a_token_is_asked_for_and_shown_to_arm(
+    azure: tuple[Azure, Path], tmp_path: Path, credential: str, proof: tuple[str, str]
+) -> None:
+    made, bundle = azure
+    async with agentpools.connect(settings(made, bundle, tmp_path, credential), clock=SystemClock()) as cloud:
         assert await cloud.list() == ()
         assert await cloud.list() == ()
     (asked,) = made.tokens
@@ -118,3 +125,15 @@ async def test_a_token_is_asked_for_and_shown_to_arm(
     assert asked.get("scope", f"{made.endpoint}/.default") == f"{made.endpoint}/.default"
     assert asked[proof[0]] == proof[1].format(endpoint=made.endpoint)
     assert set(made.shown) == {"Bearer token-1"}
+
+
+async def test_an_identity_that_is_not_known_yet_is_asked_for_again(azure: tuple[Azure, Path], tmp_path: Path) -> None:
+    made, bundle = azure
+    sentence = "AADSTS70021: No matching federated identity record found for presented assertion."
+    made.refusal = {"error": "invalid_request", "error_description": sentence}
+    given = settings(made, bundle, tmp_path, "workload-identity")
+    async with agentpools.connect(given, clock=SystemClock()) as cloud:
+        with pytest.raises(Unauthorized, match=sentence):
+            await cloud.list()
+        made.refusal = {}
+        assert await cloud.list() == ()

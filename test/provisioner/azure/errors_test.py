@@ -1,11 +1,14 @@
 """What an answer of ARM means, over every shape of body that was met; what the classes lead to is in `refusal_test`."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ServiceRequestError
+from azure.identity import CredentialUnavailableError
 
-from provisioner.azure.errors import Answer, classify, parse_body, provisioning_failure
+from provisioner.azure.errors import Answer, classify, parse_body, provisioning_failure, translate
 from provisioner.cloud import (
     BootstrapFailed,
     CloudError,
@@ -32,7 +35,11 @@ FAMILY_QUOTA = (
 
 
 def refused(status: int, code: str, message: str = "", **more: Any) -> CloudError:
-    return classify(Answer(status, code, message, **more), pool="ws1")
+    return classify(Answer(status, code, message, **more), subject="agent pool ws1")
+
+
+def answered(status: int, body: dict[str, Any]) -> Any:
+    return SimpleNamespace(status_code=status, reason="", headers={}, text=lambda: json.dumps(body))
 
 
 @pytest.mark.parametrize(
@@ -135,9 +142,54 @@ def test_every_shape_of_body_is_read(body: dict[str, Any]) -> None:
 @pytest.mark.parametrize("text", ["", "<html><body>502</body></html>", "[]", '"x"', '{"error": "text"}', "null"])
 def test_no_body_breaks_the_parser(text: str) -> None:
     answer = parse_body(502, text)
-    assert isinstance(classify(answer, pool="ws1"), UnknownOutcome)
+    assert isinstance(classify(answer, subject="agent pool ws1"), UnknownOutcome)
 
 
 def test_a_throttled_request_says_when_to_come_back() -> None:
     assert refused(429, "Throttled", retry_after=17.0).retry_after == 17.0
     assert refused(429, "Throttled").retry_after == 30.0
+
+
+AADSTS = {"error": "invalid_request", "error_description": "AADSTS70021: No matching federated identity record found"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ClientAuthenticationError(message="(invalid_request) AADSTS70021: No", response=answered(400, AADSTS)),
+        ClientAuthenticationError(message="(invalid_client) AADSTS70021: No", response=answered(401, AADSTS)),
+        CredentialUnavailableError(message="AADSTS70021, so to speak"),
+    ],
+    ids=["bad request", "unauthorized", "no answer"],
+)
+@pytest.mark.parametrize("creating", [True, False])
+def test_who_gives_no_token_is_no_judge_of_the_claim(error: AzureError, creating: bool) -> None:
+    ours = translate(error, subject="agent pool ws1", creating=creating)
+    assert type(ours) is Unauthorized
+    assert "AADSTS70021" in str(ours)
+    assert "agent pools" not in str(ours)  # no role on the cluster helps
+
+
+@pytest.mark.parametrize(("status", "kind"), [(429, Throttled), (503, UnknownOutcome)])
+def test_an_identity_provider_in_trouble_has_not_refused(status: int, kind: type[CloudError]) -> None:
+    error = ClientAuthenticationError(message="later", response=answered(status, {"error": "temporarily_unavailable"}))
+    assert type(translate(error, subject="agent pool ws1", creating=True)) is kind
+
+
+def test_arms_own_401_says_which_role_is_missing() -> None:
+    body = {"error": {"code": "ExpiredAuthenticationToken", "message": "The access token expiry UTC time is earlier"}}
+    error = ClientAuthenticationError(message="", response=answered(401, body))
+    assert "agent pools" in str(translate(error, subject="agent pool ws1", creating=True))
+
+
+def test_only_a_request_to_create_can_end_a_claim() -> None:
+    error = HttpResponseError(response=answered(400, {"error": {"code": "NoRegisteredProviderFound", "message": "No"}}))
+    assert isinstance(translate(error, subject="agent pool ws1", creating=True), InvalidSpec)
+    ours = translate(error, subject="the list of agent pools", creating=False)
+    assert type(ours) is UnknownOutcome
+    assert str(ours) == "Azure refuses the request for the list of agent pools: NoRegisteredProviderFound: No"
+
+
+def test_silence_names_what_was_asked_for() -> None:
+    ours = translate(ServiceRequestError("no route to host"), subject="the list of agent pools", creating=False)
+    assert str(ours) == "Azure did not answer the request for the list of agent pools: no route to host"
