@@ -70,9 +70,10 @@ class Nodes:
         return self._judge(workspace, rung, seats, draft)
 
     async def release(self, workspace: Workspace, *, confirm: bool) -> list[str]:
-        """Delete all claims. Return the names of those that still exist; with `confirm`, past the cache."""
-        if self._world.settings.byo:
-            return []
+        """Delete all claims. Return the names of those that still exist; with `confirm`, past the cache.
+
+        Where users bring their nodes claims are not watched: any from before that are found past the cache alone.
+        """
         claims = self._world.claims_of(workspace)
         if not claims and confirm:
             claims = await self._read_claims(workspace)

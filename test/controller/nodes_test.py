@@ -265,3 +265,31 @@ async def test_own_nodes_are_used_by_selector_and_no_claim_is_made(client: Clien
         ]["nodeSelectorTerms"]
         assert terms == [{"matchExpressions": [{"key": "team", "operator": "In", "values": [team]}]}]
         assert not stage.claims()
+
+
+async def test_claims_made_before_the_user_brought_own_nodes_go_with_their_workspace(
+    client: Client, stage: Stage
+) -> None:
+    """Switched to `byo`, the controller watches NodeClaims no more, and a machine that nobody deletes costs for ever."""
+    async with running(client):
+        stage.create(INFERENCE)
+        await eventually(stage.claims)
+    async with running(client, replace(SETTINGS, node_provisioner="byo")):
+        stage.delete()
+        await eventually(lambda: not stage.workspace())
+        assert not stage.claims()
+
+
+async def test_a_claim_that_goes_slowly_keeps_its_workspace_with_own_nodes_too(client: Client, stage: Stage) -> None:
+    async with running(client):
+        stage.create(INFERENCE)
+        claim = (await eventually(stage.claims))[0]
+    stage.hold_claim(claim["metadata"]["name"])
+    clock = VirtualClock(datetime.now(UTC))
+    async with running(client, replace(SETTINGS, node_provisioner="byo"), clock) as loop:
+        stage.delete()
+        await stage.reads(WorkspaceDeleting="T")
+        await at_rest(loop)
+        stage.remove_claim(claim["metadata"]["name"])
+        await clock.advance(30)
+        await eventually(lambda: not stage.workspace())
