@@ -15,7 +15,7 @@ from controller import pods
 from controller.diagnosis import diagnose, stage
 from controller.planning import Decision
 from controller.pods import Parts
-from controller.status import Draft, counted
+from controller.status import REFUSED_SECONDS, Draft, counted
 from controller.world import BODY, NameTaken, World, digest, metadata
 from kube.api import labels
 from kube.api.reasons import Reason
@@ -66,14 +66,17 @@ class Inference:
                 return
             existing = await self._ensure_servers(workspace, decision, existing, tuned)
         except NameTaken as taken:
-            draft.fail(ConditionType.INFERENCE_READY, Reason.NAME_CONFLICT, str(taken))
+            self._refused(draft, Reason.NAME_CONFLICT, str(taken))
             return
         except (Invalid, Forbidden) as error:
-            message = f"the API server refused it: {error.message}"
-            draft.fail(ConditionType.INFERENCE_READY, Reason.CONTAINER_START_ERROR, message)
+            self._refused(draft, Reason.CONTAINER_START_ERROR, f"the API server refused it: {error.message}")
             return
         draft.endpoint = endpoint(workspace)
         await self._judge(workspace, existing, draft)
+
+    def _refused(self, draft: Draft, reason: Reason, message: str) -> None:
+        draft.fail(ConditionType.INFERENCE_READY, reason, message)
+        draft.look_again(REFUSED_SECONDS)
 
     async def remove(self, workspace: Workspace) -> bool:
         """Take the servers away, to free their GPUs. Return whether they are gone."""

@@ -29,6 +29,7 @@ from kube.conditions import ConditionSet, to_wire
 from kube.meta import Condition
 
 MESSAGE_LIMIT = 1024  # characters; a condition is for reading, and metav1 allows 32,768
+REFUSED_SECONDS = 30.0  # a quota that is raised or a name that becomes free makes no event for us
 ORDER = list(ConditionType)
 
 

@@ -14,7 +14,7 @@ from controller import pods
 from controller.diagnosis import Problem, diagnose, final_report, main_started, stage, terminal
 from controller.inference import Inference, owned, render_ca
 from controller.planning import Decision
-from controller.status import Draft, condition_of
+from controller.status import REFUSED_SECONDS, Draft, condition_of
 from controller.world import BODY, NameTaken, World, digest, metadata
 from kube.api import labels
 from kube.api.reasons import Reason
@@ -71,10 +71,10 @@ class Tuning:
         try:
             job = await self._ensure_job(workspace, spec, decision, draft, nodes_ready=nodes_ready)
         except NameTaken as taken:
-            return self._failed(draft, Problem(Reason.NAME_CONFLICT, str(taken)))
+            return self._refused(draft, Problem(Reason.NAME_CONFLICT, str(taken)))
         except (Invalid, Forbidden) as error:
             message = f"the API server refused the Job: {error.message}"
-            return self._failed(draft, Problem(Reason.CONTAINER_START_ERROR, message))
+            return self._refused(draft, Problem(Reason.CONTAINER_START_ERROR, message))
         if job is None:
             message = "the Job is about to start" if nodes_ready else "waiting for nodes"
             draft.wait(ConditionType.JOB_STARTED, waiting, message)
@@ -190,6 +190,10 @@ class Tuning:
         """Whether this failed Job has waited long enough to be tried again."""
         failed_job, moment = self._not_before.get(workspace.metadata.uid, ("", 0.0))
         return failed_job == job.metadata.uid and self._world.clock.monotonic() >= moment
+
+    def _refused(self, draft: Draft, problem: Problem) -> bool:
+        draft.look_again(REFUSED_SECONDS)
+        return self._failed(draft, problem)
 
     def _failed(self, draft: Draft, problem: Problem) -> bool:
         before = condition_of(draft.workspace, ConditionType.JOB_STARTED)

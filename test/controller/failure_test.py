@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -19,6 +20,7 @@ from test.controller.stage import (
     TUNING,
     Stage,
     at_rest,
+    caught_up,
     changed,
     container_status,
     ended,
@@ -354,15 +356,41 @@ async def test_a_claim_that_the_api_server_refuses_is_shown(stage: Stage, contro
     assert "requirements" in stage.condition("ResourceReady")["message"]
 
 
-async def test_an_object_of_the_same_name_is_not_taken_over(stage: Stage, controller: Loop) -> None:
-    name = INFERENCE["metadata"]["name"]
-    stage.core.create_namespaced_service(
-        stage.namespace, {"metadata": {"name": name}, "spec": {"ports": [{"port": 1}], "selector": {"mine": "yes"}}}
-    )
-    stage.create(INFERENCE)
-    await stage.nodes_ready()
-    await stage.reads(InferenceReady="F NameConflict", WorkspaceReady="F NameConflict")
-    assert stage.service()["spec"]["selector"] == {"mine": "yes"}
+async def test_an_object_of_the_same_name_is_not_taken_over_and_waited_for(client: Client, stage: Stage) -> None:
+    clock = VirtualClock()
+    async with running(client, clock=clock) as loop:
+        stage.name = INFERENCE["metadata"]["name"]
+        foreign = {"metadata": {"name": stage.name}, "spec": {"ports": [{"port": 1}], "selector": {"mine": "yes"}}}
+        stage.core.create_namespaced_service(stage.namespace, foreign)
+        stage.create(INFERENCE)
+        await stage.nodes_ready()
+        await stage.reads(InferenceReady="F NameConflict", WorkspaceReady="F NameConflict")
+        assert stage.service()["spec"]["selector"] == {"mine": "yes"}
+        await caught_up(loop, clock)
+        stage.core.delete_namespaced_service(stage.name, stage.namespace)
+        await clock.advance(31)
+        await eventually(stage.stateful_set)
+        await stage.reads(InferenceReady="F WorkspaceInferenceStatusPending")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "kind", "condition"),
+    [(TUNING, "jobs.batch", "Tuned"), (INFERENCE, "statefulsets.apps", "InferenceReady")],
+)
+async def test_what_a_quota_forbids_is_shown_and_tried_again(
+    client: Client, stage: Stage, manifest: dict[str, Any], kind: str, condition: str
+) -> None:
+    clock = VirtualClock()
+    stage.forbid(kind)
+    async with running(client, clock=clock) as loop:
+        stage.create(manifest)
+        await stage.nodes_ready()
+        await stage.reads(**{condition: "F ContainerStartError", "WorkspaceReady": "F ContainerStartError"})
+        assert "exceeded quota" in stage.condition("WorkspaceReady")["message"]
+        await caught_up(loop, clock)
+        stage.permit(kind)
+        await clock.advance(31)
+        await eventually(stage.job if manifest is TUNING else stage.stateful_set)
 
 
 async def test_events_tell_the_milestones(stage: Stage, controller: Loop) -> None:
