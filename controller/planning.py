@@ -204,8 +204,10 @@ def _place(
     world: World, workspace: Workspace, decision: Decision, model: Model | None, wanted: Configuration
 ) -> Decision | Refusal:
     """Add the rungs to a decision, and turn to the one that was chosen before."""
-    byo = world.settings.byo
-    rungs = _existing(world, workspace, model, wanted) if byo else _provisioned(workspace, model, wanted)
+    if world.settings.byo:
+        rungs = _existing(world, workspace, model, wanted)
+    else:
+        rungs = _provisioned(workspace, model, wanted, in_use=_in_use(world, workspace))
     if isinstance(rungs, Refusal):
         return rungs
     chosen = workspace.status.plan.instance_type if workspace.status.plan else ""
@@ -213,10 +215,16 @@ def _place(
     return replace(decision, rungs=rungs, current=names.index(chosen) if chosen in names else 0)
 
 
-def _provisioned(workspace: Workspace, model: Model | None, wanted: Configuration) -> tuple[Rung, ...] | Refusal:
-    """Plan on each instance type that the user names, in order; without any, the planner chooses and stays with it."""
+def _provisioned(
+    workspace: Workspace, model: Model | None, wanted: Configuration, in_use: Sequence[str] = ()
+) -> tuple[Rung, ...] | Refusal:
+    """Plan on each instance type that the user names, in order; without any, the planner chooses and stays with it.
+
+    One `in_use` that the user names no more comes last, and is kept for as long as a node of it is ready.
+    """
     resource = workspace.resource
-    names = [name for name in dict.fromkeys((resource.instance_type, *resource.instance_types)) if name]
+    named = (resource.instance_type, *resource.instance_types, *in_use)
+    names = [name for name in dict.fromkeys(named) if name]
     if not names and model is None:
         return Refusal(Reason.INSTANCE_TYPE_UNKNOWN, "a custom template needs resource.instanceType")
     if not names and model is not None and not (names := _chosen_before(workspace)):
@@ -232,6 +240,12 @@ def _chosen_before(workspace: Workspace) -> list[str]:
     """Return the instance type that the planner chose when this Workspace was new: another release may choose another."""
     chosen = workspace.status.plan.instance_type if workspace.status.plan else ""
     return [chosen] if chosen and catalogue.sku(chosen) else []
+
+
+def _in_use(world: World, workspace: Workspace) -> list[str]:
+    """Return the chosen instance type where nodes of it are ready: an edit steers only the creation of others."""
+    ready = {claim.instance_type for claim in world.claims_of(workspace) if claim.ready and not claim.metadata.deleting}
+    return [name for name in _chosen_before(workspace) if name in ready]
 
 
 def _fitting(

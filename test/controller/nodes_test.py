@@ -207,6 +207,35 @@ async def test_two_instance_types_that_cannot_be_had_are_asked_for_less_and_less
         assert min(Counter(asked).values()) >= 5
 
 
+async def test_a_node_that_serves_stays_when_its_instance_type_is_taken_out(stage: Stage, controller: Loop) -> None:
+    """What steers the creation of nodes applies to those that are created afterwards."""
+    stage.create(changed(INFERENCE, resource={"instanceTypes": ["Standard_NC24ads_A100_v4"]}))
+    claim = await stage.nodes_ready()
+    await stage.serving()
+    stage.patch({"resource": {"instanceType": None, "zones": ["westus2-1"]}})
+    await eventually(lambda: stage.condition("WorkspaceReady")["observedGeneration"] == 2)
+    await at_rest(controller)
+    assert [each["metadata"]["uid"] for each in stage.claims()] == [claim["metadata"]["uid"]]
+    assert "deletionTimestamp" not in stage.claims()[0]["metadata"]
+    assert stage.row()["WorkspaceReady"].startswith("T")
+    stage.delete_claim(claim["metadata"]["name"])
+    successor = (
+        await eventually(
+            lambda: [each for each in stage.claims() if each["metadata"]["uid"] != claim["metadata"]["uid"]]
+        )
+    )[0]
+    assert instance_type(successor) == "Standard_NC24ads_A100_v4"
+
+
+async def test_a_node_that_is_still_asked_for_is_given_up_when_its_instance_type_is_taken_out(
+    stage: Stage, controller: Loop
+) -> None:
+    stage.create(changed(INFERENCE, resource={"instanceTypes": ["Standard_NC24ads_A100_v4"]}))
+    await eventually(stage.claims)
+    stage.patch({"resource": {"instanceType": None}})
+    await eventually(lambda: [instance_type(each) for each in stage.claims()] == ["Standard_NC24ads_A100_v4"])
+
+
 async def test_a_claim_that_kaito_made_is_adopted(client: Client, stage: Stage) -> None:
     """KAITO's claims have random names and no UID; none is made beside them."""
     stage.create(INFERENCE)
