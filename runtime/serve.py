@@ -19,20 +19,23 @@ from pathlib import Path
 from types import FrameType
 
 from runtime import contract, log, machine, program
-from runtime.adapters import preflight, strength
+from runtime.adapters import preflight, served
 from runtime.contract import Accelerator, ExitCode, Phase, Reason, ServePlan
 from runtime.engine import config, pod, process, render
 from runtime.engine.client import EngineClient
 from runtime.engine.health import Vitals
 from runtime.engine.process import EngineProcess
 from runtime.engine.render import Engine
-from runtime.engine.supervisor import ADAPTER_DOUBTFUL, NORMAL, Duty, Loadable, Pace, Stopped, Supervisor, bad_adapter
+from runtime.engine.supervisor import NORMAL, Duty, Loadable, Pace, Stopped, Supervisor, bad_adapter
 from runtime.fault import Fault
 from runtime.status import Reporter, StatusServer, write_report
 
 logger = logging.getLogger(__name__)
 
-CONFIG_IGNORED = "ConfigIgnored"  # a warning's code: something in the user's config has no effect here
+# Codes of warnings, no reasons of a condition. The first: an adapter is served, but may not do what its author meant,
+# unlike AdapterInvalid, which keeps the server from being ready.
+ADAPTER_DOUBTFUL = "AdapterDoubtful"
+CONFIG_IGNORED = "ConfigIgnored"  # something in the user's config has no effect here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +78,12 @@ class Server:
         for adapter in plan.adapters:
             try:
                 checked = preflight.check(self.adapter_dir / adapter.name, base, plan.model)
+                path = served.prepare(checked, adapter.strength, scratch / adapter.name)
             except preflight.Invalid as invalid:
                 bad_adapter(reporter, adapter.name, str(invalid))
                 continue
             for warning in checked.warnings:
                 reporter.warn(ADAPTER_DOUBTFUL, f"adapter {adapter.name}: {warning}")
-            path = strength.scale(checked.path, adapter.strength, scratch / adapter.name)
             loadable.append(Loadable(adapter, path, checked.rank))
         return loadable
 

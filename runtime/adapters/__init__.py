@@ -1,1 +1,1 @@
-"""LoRA adapters before they reach the engine: checked offline, scaled. Nothing here needs torch or a running server."""
+"""LoRA adapters before they reach the engine: checked offline, named and scaled. Nothing here needs torch or a server."""

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters import safetensors
+from runtime.adapters import naming, safetensors
+from runtime.adapters.naming import Size
 from runtime.adapters.safetensors import Tensor
 
 CONFIG = "adapter_config.json"
@@ -29,7 +30,8 @@ _UNSUPPORTED = {
     "use_bdlora": "block-diagonal LoRA",
     "use_qalora": "QALoRA",
 }
-_KEY = re.compile(
+# The name of a tensor, and in it that of the module which it belongs to.
+KEY = re.compile(
     r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.weight)?$"
 )
 _HUB_ID = re.compile(r"^\w[\w.-]*/\w[\w.-]*$")  # owner/name
@@ -46,6 +48,7 @@ class Checked:
     path: Path  # the folder with the two files
     rank: int  # the largest of its modules
     warnings: tuple[str, ...] = ()
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)  # the base's, of modules named differently there
 
 
 def check(folder: Path, base: Mapping[str, Tensor], model: str = "") -> Checked:
@@ -54,9 +57,11 @@ def check(folder: Path, base: Mapping[str, Tensor], model: str = "") -> Checked:
     config = _read_config(path / CONFIG, folder)
     rank = _check_config(config)
     tensors = _read_weights(path / WEIGHTS)
-    warnings = [*_check_pairs(tensors, base), *_check_base_name(config, model)]
+    modules = _modules(tensors)
+    names = naming.base_names(modules, base)
+    warnings = [*_check_modules(modules, names, base), *_check_base_name(config, model)]
     _check_numbers(path / WEIGHTS, tensors)
-    return Checked(path, rank, tuple(warnings))
+    return Checked(path, rank, tuple(warnings), names)
 
 
 def lora_rank(ranks: Iterable[int]) -> int:
@@ -130,46 +135,50 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _check_pairs(tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Iterable[str]:
-    """Every module has an A [r, in] and a B [out, r], and the base model a matrix of that size under that name."""
+def _modules(tensors: Mapping[str, Tensor]) -> dict[str, Size]:
+    """Every module has an A [r, in] and a B [out, r]; [out, in] is the size of the base model's matrix."""
     modules: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, tensor in tensors.items():
-        if (match := _KEY.match(name)) is None:
+        if (match := KEY.match(name)) is None:
             raise Invalid(f"{WEIGHTS} holds {name!r}, which is not part of a LoRA adapter")
         shape = tensor.shape[::-1] if match["embedding"] else tensor.shape
         modules.setdefault(match["module"], {})[match["side"]] = shape
-    renamed = []
-    for module, sides in modules.items():
-        if sides.keys() != {"A", "B"} or any(len(shape) != 2 for shape in sides.values()):
-            raise Invalid(f"module {module}: lora_A and lora_B must both be there, as matrices")
-        if sides["A"][0] != sides["B"][1]:
-            raise Invalid(f"module {module}: lora_A has rank {sides['A'][0]} and lora_B {sides['B'][1]}")
-        renamed += _check_module(module, (sides["B"][0], sides["A"][1]), base)
-    if renamed:
-        yield f"the base model names {renamed[0]} (and {len(renamed) - 1} more modules) differently"
+    return {module: _size(module, sides) for module, sides in modules.items()}
 
 
-def _check_module(module: str, size: tuple[int, int], base: Mapping[str, Tensor]) -> list[str]:
-    """[module] where only the name's beginning differs, which vLLM can often map; Invalid where nothing fits."""
+def _size(module: str, sides: Mapping[str, tuple[int, ...]]) -> Size:
+    if sides.keys() != {"A", "B"} or any(len(shape) != 2 for shape in sides.values()):
+        raise Invalid(f"module {module}: lora_A and lora_B must both be there, as matrices")
+    if sides["A"][0] != sides["B"][1]:
+        raise Invalid(f"module {module}: lora_A has rank {sides['A'][0]} and lora_B {sides['B'][1]}")
+    return sides["B"][0], sides["A"][1]
+
+
+def _check_modules(modules: Mapping[str, Size], names: Mapping[str, str], base: Mapping[str, Tensor]) -> Iterable[str]:
+    """The base model has a matrix of that size, under that name or the one that was found for it."""
+    doubtful = [module for module, size in modules.items() if not _is_there(names.get(module, module), size, base)]
+    if doubtful:
+        yield f"the base model names {doubtful[0]} (and {len(doubtful) - 1} more modules) differently"
+
+
+def _is_there(module: str, size: Size, base: Mapping[str, Tensor]) -> bool:
+    """False where the name's end is there in more than one place; Invalid where nothing fits."""
     if not base or module.rpartition(".")[2] in ("lm_head", "embed_tokens"):  # tied, or padded by vLLM
-        return []
+        return True
     tensor = base.get(f"{module}.weight")
     if tensor is None:
-        if (
-            any(name.startswith(f"{module}.") for name in base) or ".experts" in module
-        ):  # quantised, or fused experts: other tensor names
-            return []
+        if any(name.startswith(f"{module}.") for name in base) or ".experts" in module:
+            return True  # quantised, or fused experts: other tensor names
         tail = "." + ".".join(module.split(".")[-4:]) + "."
         if not any(tail in "." + name for name in base):
             raise Invalid(f"module {module} does not exist in the base model: the adapter was trained on another one")
-        return [module]
-    floating = tensor.dtype in ("BF16", "F16", "F32")
-    if floating and len(tensor.shape) == 2 and tensor.shape != size:
+        return False
+    if not naming.fits(tensor, size):
         raise Invalid(
             f"module {module} is {size[0]}x{size[1]} in the adapter and {tensor.shape[0]}x{tensor.shape[1]} "
             "in the base model: the adapter was trained on another one"
         )
-    return []
+    return True
 
 
 def _check_numbers(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -5,8 +5,9 @@ Format: 8 bytes little-endian length, that many bytes of JSON, then the tensors'
 
 import dataclasses
 import json
+import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,16 @@ def contents(path: Path, tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tens
         for name, tensor in sorted(tensors.items(), key=lambda item: item[1].start):
             file.seek(tensor.start)
             yield name, tensor, file.read(tensor.end - tensor.start)
+
+
+def rename(source: Path, target: Path, renamed: Callable[[str], str]) -> None:
+    """Write a copy whose tensors have other names, the bytes behind the header as they are."""
+    with source.open("rb") as file, target.open("wb") as copy:
+        entries = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        text = json.dumps({renamed(name): entry for name, entry in entries.items()}).encode()
+        text += b" " * (-len(text) % 8)  # the format keeps the tensors aligned
+        copy.write(struct.pack("<Q", len(text)) + text)
+        shutil.copyfileobj(file, copy, 1 << 20)
 
 
 # Where in a little-endian number the sign and the top of the exponent are, its width, and what that byte is in numbers

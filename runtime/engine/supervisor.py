@@ -22,9 +22,10 @@ from runtime.status import Reporter
 
 logger = logging.getLogger(__name__)
 
-# A warning's code: an adapter is served, but may not do what its author meant. No reason of a condition, unlike
-# AdapterInvalid, which keeps the server from being ready.
-ADAPTER_DOUBTFUL = "AdapterDoubtful"
+USELESS = (
+    "it changes no answer: the engine knows none of its modules, or it was trained so little that nothing of it is left "
+    "in the engine's precision. Train it on the served model, for longer, or remove it"
+)
 COMPILING = ("torch.compile", "Capturing CUDA graph", "Warming up model for the compilation")
 
 
@@ -157,9 +158,9 @@ class Supervisor:
             return bad_adapter(self.reporter, name, str(error))
         if not loaded.ok or probe.status >= 500 or probe.status == 404:
             return bad_adapter(self.reporter, name, probe.error())
-        self.reporter.update(adapters=(*self.reporter.status.adapters, name))
         if base.ok and probe.ok and item.adapter.strength and engine_client.effect(base, probe) == 0:
-            self.reporter.warn(ADAPTER_DOUBTFUL, f"adapter {name} answers exactly as the base model does")
+            return bad_adapter(self.reporter, name, USELESS)
+        self.reporter.update(adapters=(*self.reporter.status.adapters, name))
 
     def _watch(self, process: EngineProcess) -> None:
         while True:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.adapters.safetensors import read_header
 from runtime.contract import Accelerator, Adapter, ExitCode, Phase, Reason, ServePlan, Status
 from test.runtime.adapters.made import BASE, lora, write_adapter, write_safetensors
 from test.runtime.serving import Serving, serving
@@ -83,12 +84,28 @@ def test_an_adapter_that_the_engine_refuses_is_named_with_the_engines_words(fold
         assert (code, "'good' is not loaded" in text) == (503, True)
 
 
-def test_an_adapter_without_effect_is_served_with_a_warning(folder: Path) -> None:
+def test_an_adapter_without_effect_is_named_and_keeps_the_server_from_being_ready(folder: Path) -> None:
     with serving(folder, ADAPTERS, idle=["other"]) as started:
+        status = started.wait_for(lambda status: status.reason == Reason.ADAPTER_INVALID)
+        assert "adapter other: it changes no answer" in status.message
+        assert (status.phase, status.adapters) == (Phase.LOADING_ADAPTERS, ("good",))
+        assert started.get("/readyz")[0] == 503
+
+
+def test_an_adapter_at_strength_zero_may_answer_as_the_base_does(folder: Path) -> None:
+    silent = dataclasses.replace(PLAN, adapters=(Adapter("other", 0),))
+    with serving(folder, silent, idle=["other"]) as started:
+        started.wait_for(lambda status: status.phase == Phase.READY)
+
+
+def test_an_adapter_of_the_text_in_a_vision_model_reaches_the_engine_under_the_models_names(folder: Path) -> None:
+    name = "model.language_model.layers.0.self_attn.q_proj"
+    write_safetensors(folder / "weights" / "model.safetensors", {f"{name}.weight": ("BF16", (6, 8), None)})
+    with serving(folder, ADAPTERS) as started:
         status = started.wait_for(lambda status: status.phase == Phase.READY)
-        assert [warning.message for warning in status.warnings] == [
-            "adapter other answers exactly as the base model does"
-        ]
+        assert (status.adapters, status.warnings) == (("good", "other"), ())
+        copies = list(folder.glob("**/serve-*/*/adapter_model.safetensors"))
+        assert [set(read_header(copy)) for copy in copies] == [set(lora(name))] * 2
 
 
 def test_sigterm_ends_the_requests_in_flight_before_the_server(ready: Serving) -> None:

@@ -101,11 +101,49 @@ def test_damaged_or_missing_files_are_told_apart(tmp_path: Path, base: dict[str,
     shutil.rmtree(folder)
 
 
-def test_another_beginning_of_the_name_is_a_warning_since_vllm_can_map_it(
-    tmp_path: Path, base: dict[str, Tensor]
-) -> None:
-    folder = write_adapter(tmp_path / "renamed", lora("model.language_model.layers.0.self_attn.q_proj"))
-    assert "names model.language_model.layers.0.self_attn.q_proj" in check(folder, base).warnings[0]
+def tensors_of(*modules: str) -> dict[str, Tensor]:
+    return {f"{module}.weight": Tensor("BF16", (6, 8), 0, 96) for module in modules}
+
+
+WHOLE = "model.language_model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("trained", "served"), [(WHOLE, Q_PROJ), (Q_PROJ, WHOLE), ("layers.0.self_attn.q_proj", WHOLE)]
+)
+def test_another_beginning_of_the_name_is_found_in_the_base(trained: str, served: str, tmp_path: Path) -> None:
+    """vLLM maps some models' names and not others', and an adapter whose names it does not know does nothing."""
+    checked = check(write_adapter(tmp_path / "renamed", lora(trained)), tensors_of(served))
+    assert (checked.names, checked.warnings) == ({trained: served}, ())
+
+
+def test_a_draft_head_and_a_vision_tower_with_layers_of_the_same_names_are_not_mistaken(tmp_path: Path) -> None:
+    inner = [f"layers.{number}.self_attn.q_proj" for number in range(3)]
+    base = tensors_of(*(f"model.language_model.{name}" for name in inner), f"mtp.{inner[0]}")
+    base |= {f"model.visual.{name}.weight": Tensor("BF16", (7, 7), 0, 98) for name in inner}
+    adapter = [tensor for name in inner for tensor in lora(f"model.{name}").items()]
+    checked = check(write_adapter(tmp_path / "a", dict(adapter)), base)
+    assert checked.names == {f"model.{name}": f"model.language_model.{name}" for name in inner}
+    assert checked.warnings == ()
+
+
+def test_a_name_that_could_mean_two_modules_is_a_warning_and_stays(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "a", lora("layers.0.self_attn.q_proj"))
+    checked = check(folder, tensors_of(Q_PROJ, WHOLE))
+    assert checked.names == {}
+    assert "names layers.0.self_attn.q_proj (and 0 more modules) differently" in checked.warnings[0]
+
+
+def test_embeddings_and_experts_move_with_the_layers_and_the_head_stays(tmp_path: Path) -> None:
+    expert = "layers.0.mlp.experts.7.up_proj"
+    base = tensors_of(WHOLE, "model.language_model.embed_tokens", "lm_head")
+    base["model.language_model.layers.0.mlp.experts.gate_up_proj"] = Tensor("BF16", (8, 6, 8), 0, 768)
+    mine = lora(Q_PROJ) | lora(f"model.{expert}") | lora("model.embed_tokens") | lora("lm_head")
+    assert check(write_adapter(tmp_path / "a", mine), base).names == {
+        Q_PROJ: WHOLE,
+        f"model.{expert}": f"model.language_model.{expert}",
+        "model.embed_tokens": "model.language_model.embed_tokens",
+    }
 
 
 def test_a_quantised_base_has_other_shapes_and_its_modules_count_all_the_same(tmp_path: Path) -> None:
