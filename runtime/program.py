@@ -47,7 +47,10 @@ def run(
     reporter = Reporter(phase)
     with StatusServer(reporter, port=port):
         try:
-            work(reporter)
+            try:
+                work(reporter)
+            finally:
+                ignore_sigterm()  # how it ended is settled; what is left is to say so
             reporter.succeed()
         except Fault as fault:
             reporter.fail(fault)
@@ -61,3 +64,8 @@ def run(
 def preempt(_signal: int, _frame: FrameType | None) -> None:
     """Answer SIGTERM. Process 1 of a container ignores it unless somebody handles it."""
     raise Fault(ExitCode.PREEMPTED, Reason.PREEMPTED, "stopped by SIGTERM; the next pod goes on")
+
+
+def ignore_sigterm() -> None:
+    """Let nothing undo what is done. A handler instead of SIG_IGN, which programs that we start would inherit."""
+    signal.signal(signal.SIGTERM, lambda *_: None)

@@ -5,6 +5,8 @@ the push while the pod still holds its result. The same folder gives the same di
 """
 
 import argparse
+import hashlib
+import json
 import logging
 import sys
 import tempfile
@@ -93,6 +95,30 @@ def refusal(reference: Reference, secrets: Sequence[Path], logins: Mapping[str, 
         reason = Reason.SECRET_MISSING if own is None and secrets else reason
         detail += refused(own, tuple(secrets), reference, finding.verdict, "push")
     return Fault(ExitCode.PUSH_FAILED, reason, f"{reference}: {detail}", retry=True)
+
+
+def readable(reference: Reference, secrets: Sequence[Path], logins: Mapping[str, Login]) -> bool:
+    """Whether anything lies under a tag. A login that may only push finds nothing. Raises Fault when nobody can say."""
+    finding = probe(reference, login.login_for(reference, logins), Action.PULL)
+    if finding.verdict in (Verdict.NOT_FOUND, Verdict.DENIED):
+        return False
+    if finding.verdict is not Verdict.OK:
+        raise refusal(reference, secrets, logins, finding)
+    return True
+
+
+def find(reference: Reference, secrets: Sequence[Path]) -> tuple[Artifact, Mapping[str, str]] | None:
+    """Return what lies under a tag, and the annotations that it was pushed with. Raises Fault when nobody can say."""
+    logins = login.read(secrets)
+    if not readable(reference, secrets, logins):
+        return None
+    with tempfile.TemporaryDirectory(prefix="find-") as scratch:
+        try:
+            text = skopeo.raw_manifest(reference, logins, Path(scratch))
+        except skopeo.CommandFailed as error:
+            raise refusal(reference, secrets, logins, Finding(Verdict.OK, str(error))) from error
+    digest = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return Artifact(str(reference), digest), json.loads(text).get("annotations") or {}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -19,8 +19,8 @@ from runtime.data import dataset
 from runtime.data.dataset import DataSet
 from runtime.data.shapes import Columns
 from runtime.fault import config_invalid
-from runtime.push import MODEL_ANNOTATION, parse_reference, push
-from runtime.retry import Schedule
+from runtime.push import MODEL_ANNOTATION, find, parse_reference, push
+from runtime.retry import Schedule, until_deadline
 from runtime.status import Reporter
 from runtime.training import config as training_config
 from runtime.training import export, recipe
@@ -37,6 +37,11 @@ logger = logging.getLogger(__name__)
 PUSH_DEADLINE = 900.0
 GRACE = 30.0  # seconds between SIGTERM and SIGKILL, where nobody says
 SAMPLE = 64  # examples on which the masking is tried
+
+# By these a pod knows a result for its own run's, and what to report of it.
+RUN_ANNOTATION = "sh.kaito.run"
+STEP_ANNOTATION = "sh.kaito.tuning.step"
+TOTAL_STEPS_ANNOTATION = "sh.kaito.tuning.total-steps"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -82,30 +87,51 @@ def tune(options: argparse.Namespace, reporter: Reporter) -> None:
         reporter.warn("ConfigIgnored", warning)
     data = read_data(options, config)
     logger.info("%s", data.describe())
-    store, resume = open_store(options, plan, config, data, reporter)
-    run, batch = prepare(options, plan, config, data, resume, reporter)
-    trainer = execute(run, batch, store, resume, reporter)
-    save(options, plan, data, run, trainer, reporter)
+    store = open_store(options, plan, config, data, reporter)
+    if not pushed_before(options, plan, store, reporter):
+        resume = begin(options, store)
+        run, batch = prepare(options, plan, config, data, resume, reporter)
+        trainer = execute(run, batch, store, resume, reporter)
+        save(options, plan, data, store.run, run, trainer, reporter)
+    program.ignore_sigterm()  # the result is there
     store.discard()
 
 
 def open_store(
     options: argparse.Namespace, plan: TunePlan, config: TrainingConfig, data: DataSet, reporter: Reporter
-) -> tuple[Store, Checkpoint | None]:
-    """Find the checkpoint to go on from. Without one, keep that of step 0: it proves the right to push the result."""
+) -> Store:
+    """Name the run, and say where its checkpoints go."""
     remote = None
     if plan.output_image:
         image = parse_reference(plan.output_image)
         remote = Remote(image.with_tag(f"{image.tag}-checkpoint"), _secrets(options, plan))
     given = [config.model, config.quantization, config.lora, config.training, config.dataset]
     name = run_id([plan.model, plan.revision, plan.method, data.fingerprint, *given])
-    store = Store(options.results / "checkpoints", name, remote, reporter)
+    return Store(options.results / "checkpoints", name, remote, reporter)
+
+
+def pushed_before(options: argparse.Namespace, plan: TunePlan, store: Store, reporter: Reporter) -> bool:
+    """Report the result of this very run where a pod before this one pushed it, but did not live to say so."""
+    if not plan.output_image:
+        return False
+    image, secrets = parse_reference(plan.output_image), _secrets(options, plan)
+    found = until_deadline(Schedule(options.push_deadline), lambda: find(image, secrets), reporter)
+    if found is None or found[1].get(RUN_ANNOTATION) != store.run:
+        return False
+    artifact, said = found
+    reporter.update(artifact=artifact, step=int(said[STEP_ANNOTATION]), total_steps=int(said[TOTAL_STEPS_ANNOTATION]))
+    logger.info("%s is this run's result already", artifact.ref)
+    return True
+
+
+def begin(options: argparse.Namespace, store: Store) -> Checkpoint | None:
+    """Find the checkpoint to go on from. Without one, keep that of step 0: it proves the right to push the result."""
     schedule = Schedule(options.push_deadline)
     resume = store.restore(schedule)
     if resume is None:
         store.publish(store.record(0, {}), schedule)
     logger.info("starting at step %d", resume.step if resume else 0)
-    return store, resume
+    return resume
 
 
 def _secrets(options: argparse.Namespace, plan: TunePlan) -> tuple[Path, ...]:
@@ -221,7 +247,7 @@ def execute(run: "Run", batch: "Batch", store: Store, resume: Checkpoint | None,
 
 
 def save(
-    options: argparse.Namespace, plan: TunePlan, data: DataSet, run: "Run", trainer: Any, reporter: Reporter
+    options: argparse.Namespace, plan: TunePlan, data: DataSet, name: str, run: "Run", trainer: Any, reporter: Reporter
 ) -> None:
     """Export, then push: the artifact is in the report only once the registry has it."""
     reporter.update(phase=Phase.EXPORTING, eta_seconds=None)
@@ -244,7 +270,13 @@ def save(
         adapter,
         parse_reference(plan.output_image),
         secrets=_secrets(options, plan),
-        annotations={MODEL_ANNOTATION: plan.model, "sh.kaito.dataset.sha256": data.fingerprint},
+        annotations={
+            MODEL_ANNOTATION: plan.model,
+            "sh.kaito.dataset.sha256": data.fingerprint,
+            RUN_ANNOTATION: name,
+            STEP_ANNOTATION: str(status.step),
+            TOTAL_STEPS_ANNOTATION: str(status.total_steps),
+        },
         schedule=Schedule(options.push_deadline),
         reporter=reporter,
     )

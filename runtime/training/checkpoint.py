@@ -19,9 +19,8 @@ from runtime import contract
 from runtime.contract import ExitCode, Phase, Reason, Warning_
 from runtime.fault import Fault
 from runtime.oci import login, skopeo
-from runtime.oci.probe import Action, Verdict, probe
 from runtime.oci.reference import Reference
-from runtime.push import CHECKPOINT_TYPE, push, refusal
+from runtime.push import CHECKPOINT_TYPE, push, readable
 from runtime.retry import Schedule, until_deadline
 from runtime.sources.image import Image
 from runtime.status import Reporter
@@ -117,11 +116,8 @@ class Store:
     def _pull(self) -> None:
         assert self.remote is not None
         logins = login.read(self.remote.secrets)
-        finding = probe(self.remote.reference, login.login_for(self.remote.reference, logins), Action.PULL)
-        if finding.verdict in (Verdict.NOT_FOUND, Verdict.DENIED):
-            return  # none yet, or a login that may only push
-        if finding.verdict is not Verdict.OK:
-            raise refusal(self.remote.reference, self.remote.secrets, logins, finding)
+        if not readable(self.remote.reference, self.remote.secrets, logins):
+            return
         work = self.folder / "pulled"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()

@@ -1,5 +1,6 @@
 """Fixtures of the runtime's tests: registries of their own. Nothing here needs torch."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,14 @@ from test.runtime.registry import Registry, running
 
 def pytest_configure() -> None:
     profile.load()
+
+
+@pytest.fixture(autouse=True)
+def sigterm() -> Iterator[None]:
+    """Take back what a program that ran in this process does at SIGTERM."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

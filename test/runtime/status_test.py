@@ -20,7 +20,7 @@ import pytest
 from runtime import contract, log, program
 from runtime.contract import ExitCode, Phase, Reason, Status
 from runtime.fault import Fault, config_invalid
-from runtime.status import Reporter, StatusServer, metrics_text
+from runtime.status import Reporter, StatusServer, metrics_text, write_report
 
 
 def get(server: StatusServer, path: str) -> tuple[int, str]:
@@ -196,6 +196,21 @@ def test_sigterm_ends_a_program_with_the_preempted_code(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == ExitCode.PREEMPTED
     assert contract.decode(Status, report.read_text()).reason == Reason.PREEMPTED
+
+
+def test_sigterm_while_the_report_is_written_changes_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = tmp_path / "termination-log"
+    report.touch()
+
+    def disturbed(status: Status, path: Path) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        write_report(status, path)
+
+    monkeypatch.setattr(program, "write_report", disturbed)
+    assert program.run(lambda _: None, phase=Phase.FETCHING, port=0, termination_log=report) == ExitCode.OK
+    assert contract.decode(Status, report.read_text()).phase == Phase.SUCCEEDED
 
 
 def test_the_server_answers_at_once() -> None:

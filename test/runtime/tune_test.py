@@ -21,6 +21,7 @@ import pytest
 
 from runtime import contract, tune
 from runtime.contract import ExitCode, Reason, Status, TunePlan
+from runtime.training.checkpoint import Store
 from test.runtime import tiny
 from test.runtime.registry import Registry, free_port, write_secret
 
@@ -198,9 +199,47 @@ def test_the_adapter_is_pushed_and_a_repeated_run_gives_the_same_digest(
     assert found[0] == first.digest
     annotations: Any = found[1]["annotations"]
     assert annotations["sh.kaito.model.name"] == "org/tiny"
+    job.pod, job.plan = 1, dataclasses.replace(job.plan, output_image=f"{registry.host}/team/again:1")
+    assert job.run(monkeypatch) == 0, job.status()
+    again = job.status().artifact
+    assert again is not None
+    assert again.digest == first.digest
+
+
+def test_a_result_that_a_pod_before_has_pushed_is_reported_and_not_made_again(
+    job: Job, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.plan = image_plan(registry)
+    assert job.run(monkeypatch) == 0, job.status()
+    made = job.status()
+    assert registry.manifest("team/adapter", "1-checkpoint") is None
+
+    def prepare(*_: object) -> None:
+        raise AssertionError("the model was loaded once more")
+
+    monkeypatch.setattr(tune, "prepare", prepare)
     job.pod += 1
     assert job.run(monkeypatch) == 0, job.status()
-    assert job.status().artifact == first
+    found = job.status()
+    assert (found.artifact, found.step, found.total_steps) == (made.artifact, made.step, made.total_steps)
+    job.config = CONFIG.format(more=", learning_rate: 0.02")
+    assert job.run(monkeypatch) == ExitCode.INTERNAL  # another run's result is none of this one's
+
+
+def test_sigterm_while_checkpoints_are_discarded_does_not_undo_a_result(
+    job: Job, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    discard = Store.discard
+
+    def disturbed(store: Store) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        discard(store)
+
+    monkeypatch.setattr(Store, "discard", disturbed)
+    job.plan = image_plan(registry)
+    assert job.run(monkeypatch) == 0, job.status()
+    assert job.status().phase == "Succeeded"
+    assert registry.manifest("team/adapter", "1-checkpoint") is None
 
 
 def test_a_wrong_push_secret_is_found_before_anything_is_loaded(
