@@ -50,6 +50,7 @@ class Target:
     def finish(self, source: str, tree: Path) -> dict[str, int]:
         """Publish `tree`, readable for the group, and mark it complete. Returns file sizes by relative name."""
         self._clear()
+        (self.partial / MARKER).unlink(missing_ok=True)  # from here on `tree` loses files: none may go on with the rest
         _open_to_group(tree)
         sizes = {str(path.relative_to(tree)): path.stat().st_size for path in sorted(tree.rglob("*")) if path.is_file()}
         for entry in sorted(tree.iterdir()):

@@ -340,7 +340,32 @@ class TestImages:
         assert (code, status.reason) == (ExitCode.CONFIG_INVALID, Reason.CONFIG_INVALID)
 
 
+class Killed(BaseException):
+    """SIGKILL, as far as a test in one process has it: nothing is tidied up but by the next run."""
+
+
 class TestTarget:
+    @pytest.mark.usefixtures("allowed")
+    def test_a_crash_between_two_files_of_a_publication_leaves_none_out(
+        self, run: Run, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        site.bodies |= {"/a.json": b"[1]", "/b.json": b"[2]"}
+        data = tmp_path / "data"
+        arguments = ("data", "--url", site.url + "/a.json", site.url + "/b.json", "--to", data)
+        rename = Path.rename
+
+        def until_the_second(path: Path, target: Path) -> Path:
+            if target == data / "b.json":
+                raise Killed
+            return rename(path, target)
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(Path, "rename", until_the_second)
+            run(*arguments)
+        assert (data / "a.json").exists()
+        assert run(*arguments)[0] == 0
+        assert [(data / name).read_bytes() for name in ("a.json", "b.json")] == [b"[1]", b"[2]"]
+
     def test_an_interrupted_publication_is_not_complete_and_starts_over(self, tmp_path: Path) -> None:
         target = Target(tmp_path / "t")
         with target.locked():
