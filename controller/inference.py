@@ -21,7 +21,7 @@ from kube.api import labels
 from kube.api.reasons import Reason
 from kube.api.workload import CONFIG_MAPS, POD_DISRUPTION_BUDGETS, SERVICES, STATEFUL_SETS, Pod, StatefulSet
 from kube.api.workspace import Adapter, Artifact, ConditionType, DataDestination, Workspace
-from kube.errors import Forbidden, Invalid
+from kube.errors import BadRequest, Forbidden, Invalid, ServerError
 from kube.meta import Key
 from runtime import contract
 
@@ -68,9 +68,12 @@ class Inference:
         except NameTaken as taken:
             self._refused(draft, Reason.NAME_CONFLICT, str(taken))
             return
-        except (Invalid, Forbidden) as error:
+        except (BadRequest, Forbidden, Invalid) as error:
             self._refused(draft, Reason.CONTAINER_START_ERROR, f"the API server refused it: {error.message}")
             return
+        except ServerError as error:  # also its answer to a field of a custom template that no schema declares
+            self._refused(draft, Reason.CONTAINER_START_ERROR, f"the API server failed at it: {error.message}")
+            raise
         draft.endpoint = endpoint(workspace)
         await self._judge(workspace, existing, draft)
 

@@ -21,7 +21,7 @@ from kube.api.reasons import Reason
 from kube.api.workload import JOBS, Job, Pod
 from kube.api.workspace import Artifact, ConditionType, TuningSpec, TuningStatus, Workspace
 from kube.backoff import ItemExponential
-from kube.errors import AlreadyExists, Forbidden, Invalid
+from kube.errors import AlreadyExists, BadRequest, Forbidden, Invalid
 from kube.meta import Key
 from runtime import contract
 
@@ -72,7 +72,7 @@ class Tuning:
             job = await self._ensure_job(workspace, spec, decision, draft, nodes_ready=nodes_ready)
         except NameTaken as taken:
             return self._refused(draft, Problem(Reason.NAME_CONFLICT, str(taken)))
-        except (Invalid, Forbidden) as error:
+        except (BadRequest, Forbidden, Invalid) as error:
             message = f"the API server refused the Job: {error.message}"
             return self._refused(draft, Problem(Reason.CONTAINER_START_ERROR, message))
         if job is None:

@@ -393,6 +393,24 @@ async def test_what_a_quota_forbids_is_shown_and_tried_again(
         await eventually(stage.job if manifest is TUNING else stage.stateful_set)
 
 
+@pytest.mark.parametrize(
+    ("typo", "complaint"),
+    [({"nodeAffinity": {}}, "nodeAffinity: field not declared in schema"), ({"tolerations": "all"}, "tolerations")],
+)
+async def test_a_typo_in_a_custom_template_is_told_and_its_correction_helps(
+    stage: Stage, controller: Loop, typo: dict[str, Any], complaint: str
+) -> None:
+    """An apply that breaks the schema is answered like a fault of the server's own: 500, without a reason."""
+    server = {"containers": [{"name": "server", "image": "r.example/server:1"}]}
+    stage.create(changed(INFERENCE, inference={"preset": None, "template": {"spec": server | typo}}))
+    await stage.nodes_ready()
+    await stage.reads(InferenceReady="F ContainerStartError", WorkspaceReady="F ContainerStartError")
+    assert complaint in stage.condition("WorkspaceReady")["message"]
+    stage.patch({"inference": {"template": {"spec": dict.fromkeys(typo)}}})
+    await eventually(stage.stateful_set)
+    await stage.reads(InferenceReady="F WorkspaceInferenceStatusPending")
+
+
 async def test_events_tell_the_milestones(stage: Stage, controller: Loop) -> None:
     stage.create(TUNING)
     await stage.tuned()
