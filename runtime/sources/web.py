@@ -89,13 +89,12 @@ class _File:
     def _receive(
         self, answer: http.client.HTTPResponse, known: dict[str, Any], reporter: Reporter
     ) -> tuple[str, int | None]:
-        start = self._start(answer)
+        start = self._start(answer, known)
         length = answer.headers.get("Content-Length")
         total = start + int(length) if length else None
         self._check_room(total, start)
-        etag = answer.headers.get("ETag", "")
-        validator = etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified", "")
         name = known.get("name") or self._name(answer)
+        validator = known.get("validator", "") if start else _validator(answer)
         self.state.write_text(json.dumps({"validator": validator, "name": name}))
         with self.part.open("r+b" if start else "wb") as file:
             file.truncate(start)
@@ -108,10 +107,16 @@ class _File:
                 reporter.downloaded(done, total or 0)
         return name, total
 
-    def _start(self, answer: http.client.HTTPResponse) -> int:
-        """Where the answer's first byte belongs: at our end for the 206 that we asked for, else at the beginning."""
+    def _start(self, answer: http.client.HTTPResponse, known: dict[str, Any]) -> int:
+        """Where the answer's first byte belongs: at our end for the 206 that we asked for, else at the beginning.
+
+        A 206 that names no version is of the one that was asked for; servers that ignore If-Range name another one.
+        """
         if answer.status != http.HTTPStatus.PARTIAL_CONTENT:
             return 0
+        if _validator(answer) not in ("", known.get("validator")):
+            self.part.unlink(missing_ok=True)
+            raise self._unreachable("changed while it was fetched")
         offered = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
         if offered is None or int(offered[1]) != self.part.stat().st_size:
             self.part.unlink(missing_ok=True)
@@ -164,3 +169,9 @@ class _File:
 
     def _unreachable(self, what: str) -> Fault:
         return Fault(ExitCode.INPUT_MISSING, Reason.DATA_UNREACHABLE, f"{redact(self.url)} {what}", retry=True)
+
+
+def _validator(answer: http.client.HTTPResponse) -> str:
+    """What names this version of the file byte for byte; empty where nothing does."""
+    etag = answer.headers.get("ETag", "")
+    return etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified", "")
