@@ -14,7 +14,7 @@ from kube.clock import parse_timestamp, timestamp
 from kube.errors import NotFound
 from provisioner import metrics
 from provisioner.claims import launch_time, owns
-from provisioner.cloud import CloudError, ClusterMissing, ClusterNotRunning, Instance, InstanceExists, State
+from provisioner.cloud import CloudError, ClusterNotRunning, Instance, InstanceExists, State
 from provisioner.context import Context, Draft
 from provisioner.drain import attached_volumes, cordon, drain
 from provisioner.quantity import parse_duration
@@ -25,7 +25,6 @@ DRAIN_AGAIN = timedelta(seconds=1)
 WATCH_AGAIN = timedelta(seconds=30)  # only a safety net: the inventory wakes us
 # Longer than a create request can be under way (10 s to connect, 60 s to answer): before that an unanswered one may land.
 IN_FLIGHT = timedelta(seconds=75)
-MISSING_ROUNDS = 3  # times that the cluster itself must be missed before its machines count as gone
 
 
 class Termination:
@@ -33,7 +32,6 @@ class Termination:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._missed: dict[str, int] = {}
         self._gone: set[str] = set()  # UIDs of claims that had no pool when we asked, and get none any more
         self._outdated: set[str] = set()  # names whose entry in a LIST lagged behind the pool
         self._deleted_at: dict[str, float] = {}
@@ -60,7 +58,6 @@ class Termination:
     def forget(self, name: str, uid: str) -> None:
         self._gone.discard(uid)
         self._context.inventory.settle(name)
-        self._missed.pop(name, None)
         self._outdated.discard(name)
         self._deleted_at.pop(name, None)
 
@@ -157,21 +154,16 @@ class Termination:
         """The pool as it is now.
 
         A LIST that began now is as good as a GET, and thirty deletions can share it. Absence is proven by a GET alone,
-        and so is the version of a pool for which a LIST was out of date.
+        and so is the version of a pool for which a LIST was out of date. A cluster that is not found proves nothing: were
+        it gone, so would be the API server that holds the claim.
         """
         inventory, name = self._context.inventory, draft.name
-        try:
-            if inventory.get(name) is not None and name not in self._outdated:
-                await inventory.refresh()
-                known = inventory.get(name)
-                if known is not None:
-                    return known
-            return await inventory.verify(name)
-        except ClusterMissing:
-            self._missed[name] = self._missed.get(name, 0) + 1
-            if self._missed[name] < MISSING_ROUNDS:
-                raise
-            return None  # the whole cluster is gone, and its machines with it
+        if inventory.get(name) is not None and name not in self._outdated:
+            await inventory.refresh()
+            known = inventory.get(name)
+            if known is not None:
+                return known
+        return await inventory.verify(name)
 
     def _owns(self, draft: Draft, instance: Instance) -> bool:
         return owns(draft.claim, instance, self._context.cluster_id)
