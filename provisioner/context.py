@@ -30,12 +30,14 @@ from kube.events import EventRecorder, ObjectReference
 from kube.meta import Condition, Key
 from kube.store import Consistency, Store
 from provisioner import metrics
-from provisioner.cloud import CloudProvider
+from provisioner.cloud import CloudError, CloudProvider, Cluster
 from provisioner.inventory import Inventory
 from provisioner.settings import Settings
+from provisioner.uptime import Uptime
 
 log = logging.getLogger(__name__)
 
+RETRY_SECONDS = 10.0
 BY_POOL = "agentpool"  # index of nodes: the agent pool, and so the claim, that they belong to
 
 
@@ -52,7 +54,25 @@ class Context:
     consistency: Consistency
     settings: Settings
     clock: Clock
+    uptime: Uptime
     cluster_id: str
+
+    async def cluster(self) -> Cluster:
+        """The managed cluster as the cloud sees it. While it does not run no deadline runs either."""
+        cluster = await self.cloud.cluster()
+        if not cluster.running:
+            self.uptime.interrupted()
+        return cluster
+
+    async def left(self, limit: float, since: datetime | None) -> float:
+        """Seconds until a deadline. Before one is over the cluster is asked: nobody may have noticed that it stands still."""
+        if self.uptime.elapsed(since) >= limit:
+            try:
+                await self.cluster()
+            except CloudError as error:
+                log.info("Cannot tell whether a deadline is over: %s", error)
+                return RETRY_SECONDS
+        return limit - self.uptime.elapsed(since)
 
     def node_of(self, claim: NodeClaim) -> Node | None:
         """The claim's node: the one chosen before, or else the oldest (AKS may briefly make a spare one)."""

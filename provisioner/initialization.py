@@ -35,7 +35,7 @@ async def initialize(context: Context, draft: Draft) -> timedelta | None:
     reason, message = obstacle(draft.claim, node, gpus=context.settings.gpus_required)
     if reason or node is None:
         draft.conditions.set(INITIALIZED, "Unknown", reason, message)
-        return _deadline(context, draft)
+        return await _deadline(context, draft)
     if node.metadata.labels.get(labels.INITIALIZED) != "true":
         await context.patch_node(draft.key, node, {"metadata": {"labels": {labels.INITIALIZED: "true"}}})
     draft.status |= {"capacity": dict(node.status.capacity), "allocatable": dict(node.status.allocatable)}
@@ -78,11 +78,11 @@ def _text(taint: Taint) -> str:
     return f"{taint.key}={taint.value}:{taint.effect}" if taint.value else f"{taint.key}:{taint.effect}"
 
 
-def _deadline(context: Context, draft: Draft) -> timedelta | None:
-    limit, since = context.settings.initialization_timeout, draft.since(REGISTERED)
-    if not limit or since is None:
+async def _deadline(context: Context, draft: Draft) -> timedelta | None:
+    limit = context.settings.initialization_timeout
+    if not limit:
         return None
-    left = limit - (context.clock.now() - since).total_seconds()
+    left = await context.left(limit, draft.since(REGISTERED))
     if left > 0:
         return timedelta(seconds=left)
     last = draft.conditions.get(INITIALIZED)

@@ -68,7 +68,7 @@ class LaunchPhase:
 
     async def _advance(self, draft: Draft) -> timedelta | None:
         """One step: create, or look at what has been created."""
-        cluster = await self._context.cloud.cluster()
+        cluster = await self._context.cluster()
         if not cluster.running:
             raise ClusterNotRunning(f"Waiting for the cluster: {cluster.detail}")
         instance = await self._find(draft.claim)

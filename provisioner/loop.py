@@ -28,6 +28,7 @@ from provisioner.inventory import Inventory
 from provisioner.orphans import Orphans
 from provisioner.reconcile import Reconciler
 from provisioner.settings import Settings
+from provisioner.uptime import Uptime
 
 CONTROLLER = "nodeclaim.lifecycle"  # Karpenter's name for it, in metrics
 
@@ -94,6 +95,7 @@ class Loop:
             consistency=self._consistency,
             settings=self._settings,
             clock=self._clock,
+            uptime=Uptime(self._clock),
             cluster_id=cluster_id,
         )
 

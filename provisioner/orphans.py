@@ -69,7 +69,7 @@ class Orphans:
 
     async def _frozen(self) -> str:
         """Why nothing may be deleted now; empty when it may."""
-        cluster = await self._context.cloud.cluster()
+        cluster = await self._context.cluster()
         if not cluster.running:
             return cluster.detail
         nodes = list(managed_nodes(self._context))

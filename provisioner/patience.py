@@ -1,7 +1,7 @@
 """How long to wait: until the next try of a claim that was refused, and until a claim counts as failed.
 
-Delays follow the class of the refusal; deadlines are those of the settings, and time in which the cluster or this process
-did not run does not count. In memory alone: after a restart each claim is tried once more, and its deadline begins anew.
+Delays follow the class of the refusal; deadlines are those of the settings, of time that counts (`uptime`). In memory
+alone: after a restart each claim is tried once more.
 """
 
 import random
@@ -44,13 +44,12 @@ class Patience:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._counting_since = context.clock.now()  # the start, or when the cluster was last seen not running
         self._trouble: dict[str, tuple[int, float]] = {}  # name → refusals in a row, monotonic moment of the next try
 
     def refused(self, name: str, error: CloudError) -> float:
         """Note a refusal; returns the seconds until the next try, more each time."""
         if isinstance(error, ClusterNotRunning):
-            self._counting_since = self._context.clock.now()
+            self._context.uptime.interrupted()
         refusals = self._trouble.get(name, (0, 0.0))[0]
         first, longest = DELAYS.get(type(error), OTHERS)
         delay = min(longest, first * 2**refusals) * random.uniform(1 - JITTER, 1 + JITTER)
@@ -97,4 +96,4 @@ class Patience:
     def _age(self, draft: Draft, instance: Instance | None) -> float:
         """Seconds since the last request if that made a pool, else since the claim was first seen."""
         began = (launch_time(draft.claim) if instance else None) or draft.since(LAUNCHED)
-        return (self._context.clock.now() - max(began or self._counting_since, self._counting_since)).total_seconds()
+        return self._context.uptime.elapsed(began)

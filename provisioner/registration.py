@@ -30,7 +30,7 @@ async def register(context: Context, draft: Draft) -> timedelta | None:
         node = found[0] if found else None
     if node is None:
         draft.conditions.set(REGISTERED, "Unknown", "NodeNotFound", "Node not registered with cluster")
-        return _deadline(context, draft)
+        return await _deadline(context, draft)
     if node.metadata.deleting:
         return None  # somebody ends it already; reconcile has seen to that
     await context.patch_node(draft.key, node, registration_patch(draft.claim, node, draft.labels))
@@ -89,9 +89,9 @@ def _surplus(context: Context, draft: Draft, chosen: Node) -> str:
     )
 
 
-def _deadline(context: Context, draft: Draft) -> timedelta | None:
-    since, limit = draft.since(LAUNCHED), context.settings.registration_timeout
-    left = limit - (context.clock.now() - since).total_seconds() if since else limit
+async def _deadline(context: Context, draft: Draft) -> timedelta | None:
+    limit = context.settings.registration_timeout
+    left = await context.left(limit, draft.since(LAUNCHED))
     if left > 0:
         return timedelta(seconds=left)
     draft.fail(REGISTERED, "RegistrationTimeout", f"The node was not registered within {limit / 60:.0f} min")

@@ -6,15 +6,15 @@ is nearly always something else (an API server away, a cluster being stopped), s
 
 import enum
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from kube.api import labels
 from kube.api.nodeclaim import LAUNCHED, REGISTERED, NodeClaim
-from kube.api.workload import Node
+from kube.api.workload import NODES, Node
 from kube.clock import parse_timestamp
+from kube.errors import NotFound
 from kube.meta import Condition, Key
 from provisioner.claims import failed, managed, owns
-from provisioner.cloud import Instance
 from provisioner.context import Context, Draft
 
 UNHEALTHY = timedelta(minutes=10)  # Karpenter's and AKS's own patience with a node that is not ready
@@ -44,7 +44,7 @@ class Repair:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._gone: dict[str, float] = {}  # claim UID → monotonic moment at which its machine was first missed
-        self._nodeless: dict[str, float] = {}
+        self._nodeless: dict[str, datetime] = {}
 
     def forget(self, claim_uid: str) -> None:
         self._gone.pop(claim_uid, None)
@@ -55,23 +55,27 @@ class Repair:
         if not draft.conditions.is_true(LAUNCHED) or failed(draft.conditions):
             return None
         node = self._context.node_of(draft.claim)
-        if node is not None and node.metadata.deleting and draft.conditions.is_true(REGISTERED):
-            await draft.disrupt(Disruption.NODE_DELETED, f"Node {node.metadata.name} is being deleted")
-            return None
-        if node is not None and node.ready:
+        deleted = node is not None and node.metadata.deleting and draft.conditions.is_true(REGISTERED)
+        if node is not None and node.ready and not deleted:
             self.forget(draft.claim.metadata.uid)
+            return None
+        if not (await self._context.cluster()).running:  # of a cluster that stands still nothing can be told
+            self.forget(draft.claim.metadata.uid)
+            return LOOK_AGAIN
+        if node is not None and deleted:
+            await draft.disrupt(Disruption.NODE_DELETED, f"Node {node.metadata.name} is being deleted")
             return None
         return await self._machine(draft) or await self._node(draft, node)
 
     async def _machine(self, draft: Draft) -> timedelta | None:
-        """End the claim if its machine is provably gone: asked twice, while the cluster runs and the node is not ready."""
+        """End the claim if its machine is provably gone: asked twice, while the node is not ready."""
         uid, now = draft.claim.metadata.uid, self._context.clock.monotonic()
-        cluster = await self._context.cloud.cluster()
         instance = self._context.inventory.get(draft.name)
         self._context.inventory.wait_for(draft.name)
-        if not cluster.running or instance is not None:
+        if instance is not None:
             self._gone.pop(uid, None)
-            return self._foreign(draft, instance)
+            # Somebody may have put another pool in its place; their node is not ours to judge.
+            return None if owns(draft.claim, instance, self._context.cluster_id) else LOOK_AGAIN
         if await self._context.inventory.verify(draft.name) is not None:
             return LOOK_AGAIN
         first = self._gone.setdefault(uid, now)
@@ -79,11 +83,6 @@ class Repair:
             return LOOK_AGAIN - timedelta(seconds=now - first)
         await draft.disrupt(Disruption.INSTANCE_NOT_FOUND, f"Agent pool {draft.name} no longer exists")
         return LOOK_AGAIN
-
-    def _foreign(self, draft: Draft, instance: Instance | None) -> timedelta | None:
-        if instance is None or owns(draft.claim, instance, self._context.cluster_id):
-            return None
-        return LOOK_AGAIN  # somebody has put another pool in its place; their node is not ours to judge
 
     async def _node(self, draft: Draft, node: Node | None) -> timedelta | None:
         """End the claim if its node has been missing or not ready for too long, and the others are well."""
@@ -95,17 +94,27 @@ class Repair:
         if blocked := self._too_many():
             self._context.warn(draft.claim, "NodeRepairBlocked", blocked, action="Repairing")
             return timedelta(minutes=5)
+        node = await self._read(node.metadata.name if node else draft.claim.status.node_name)
+        if node is not None and (node.ready or self._unwell_for(draft, node) < UNHEALTHY):
+            return LOOK_AGAIN  # the watch is behind
         what = f"Node {node.metadata.name} has not been ready" if node else "There has been no node"
         await draft.disrupt(Disruption.UNHEALTHY, f"{what} for {age.total_seconds() / 60:.0f} min")
         return None
 
+    async def _read(self, name: str) -> Node | None:
+        """The node past the cache: a watch that has fallen silent has never cost a machine."""
+        try:
+            return await self._context.client.get(NODES, Key("", name)) if name else None
+        except NotFound:
+            return None
+
     def _unwell_for(self, draft: Draft, node: Node | None) -> timedelta:
-        clock = self._context.clock
         condition = _ready(node)
         if condition is not None and condition.last_transition_time:
-            return clock.now() - parse_timestamp(condition.last_transition_time)
-        first = self._nodeless.setdefault(draft.claim.metadata.uid, clock.monotonic())
-        return timedelta(seconds=clock.monotonic() - first)
+            since = parse_timestamp(condition.last_transition_time)
+        else:
+            since = self._nodeless.setdefault(draft.claim.metadata.uid, self._context.clock.now())
+        return timedelta(seconds=self._context.uptime.elapsed(since))
 
     def _too_many(self) -> str:
         """Why nothing may be repaired now; empty when it may."""

@@ -172,6 +172,13 @@ class Box:
         found = await self.pool(name)
         return found.state if found else ""
 
+    async def power(self, power: str) -> None:
+        """Stop or start the managed cluster; the provisioners, which remember its state for ten seconds, forget it."""
+        await self.emulator.admin.configure(powerSeconds=0)
+        await (self.emulator.admin.stop_cluster() if power == "Stopped" else self.emulator.admin.start_cluster())
+        for loop in self.loops:
+            loop._cloud._cluster = None  # type: ignore[attr-defined]  # the cloud is an AgentPools
+
     # Nodes
 
     async def joined(self, name: str, *, ready: bool = True, gpus: bool = True, timeout: float = TIMEOUT) -> str:

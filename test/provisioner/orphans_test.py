@@ -95,8 +95,7 @@ async def test_a_claimed_pool_is_never_deleted(collector: Collector) -> None:
 
 async def test_a_stopped_cluster_freezes_the_collection(collector: Collector) -> None:
     name = await _orphaned(collector.box)
-    await collector.box.emulator.admin.configure(powerSeconds=0)
-    await collector.box.emulator.admin._call("POST", "/admin/cluster", json={"power": "Stopped"})
+    await collector.box.power("Stopped")
     await collector.rounds(5)
     assert await collector.box.pool_state(name) == "Succeeded"
 

@@ -210,18 +210,11 @@ async def test_a_pool_of_gpu_provisioner_is_taken_over(idle: Box) -> None:
 
 async def test_a_stopped_cluster_freezes_everything(box: Box) -> None:
     name, _ = await box.ready()
-    await _power(box, "Stopped")
+    await box.power("Stopped")
     waiting = box.claim()
     await box.becomes(waiting, "Launched", "Unknown", "ClusterNotRunning")
     assert await box.puts(waiting) == 0
     assert await box.pool_state(name) == "Succeeded"
-
-
-async def _power(box: Box, power: str) -> None:
-    await box.emulator.admin.configure(powerSeconds=0)
-    await box.emulator.admin._call("POST", "/admin/cluster", json={"power": power})
-    for loop in box.loops:  # the state of the cluster is remembered for ten seconds: here it is news at once
-        loop._cloud._cluster = None  # type: ignore[attr-defined]  # the provider under test
 
 
 async def _foreign_pool(box: Box, name: str, labels: dict[str, str] | None = None) -> None:

@@ -1,11 +1,23 @@
 """Claims that get stuck, and machines that are not well: deadlines, repair, and the guard against repairing everything."""
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from kube.api.workload import Node
+from kube.meta import Key
+from provisioner.reconcile import Reconciler
 from test.expect import eventually
 from test.provisioner.conftest import Box
+from test.reconciles import count_runs, repeat
+
+MINUTE = 60.0
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Counter[Key]:
+    return count_runs(monkeypatch, Reconciler)
 
 
 def _minutes_ago(minutes: float) -> str:
@@ -52,6 +64,7 @@ async def test_without_a_limit_initialization_may_take_for_ever(idle: Box) -> No
 
 async def test_a_node_that_is_not_ready_for_ten_minutes_is_replaced(box: Box) -> None:
     name, node = await box.ready()
+    box.clock.leap(11 * MINUTE)  # a provisioner that has just started lets every node have its ten minutes
     box.report(node, ready=False, since=_minutes_ago(11))
     await box.gone(name)
     assert await box.pool(name) is None
@@ -65,6 +78,7 @@ async def test_a_claim_that_is_ended_says_why_for_as_long_as_it_exists(box: Box,
     if reason == "NodeDeleted":
         box.core.delete_node(node)
     else:
+        box.clock.leap(11 * MINUTE)
         box.report(node, ready=False, since=_minutes_ago(11))
     condition = await box.becomes(name, "DisruptionReason", "True", reason)
     assert node in condition["message"]
@@ -74,7 +88,8 @@ async def test_a_claim_that_is_ended_says_why_for_as_long_as_it_exists(box: Box,
 async def test_a_node_that_is_not_ready_for_a_while_is_left_alone(box: Box) -> None:
     name, node = await box.ready()
     other, _ = await box.ready()
-    box.report(node, ready=False, since=_minutes_ago(9))
+    box.clock.leap(9 * MINUTE)
+    box.report(node, ready=False)
     await eventually(lambda: box.loops[-1].inventory.get(name) is not None)
     box.delete(other)
     await box.gone(other)
@@ -84,6 +99,7 @@ async def test_a_node_that_is_not_ready_for_a_while_is_left_alone(box: Box) -> N
 
 async def test_when_most_nodes_are_not_ready_none_is_replaced(box: Box) -> None:
     machines = [await box.ready() for _ in range(3)]
+    box.clock.leap(11 * MINUTE)
     for _, node in machines[:2]:
         box.report(node, ready=False)
     for _, node in machines[:2]:
@@ -97,23 +113,67 @@ async def test_when_most_nodes_are_not_ready_none_is_replaced(box: Box) -> None:
 async def test_repair_can_be_turned_off(idle: Box) -> None:
     await idle.start(node_repair=False)
     name, node = await idle.ready()
+    idle.clock.leap(60 * MINUTE)
     idle.report(node, ready=False, since=_minutes_ago(60))
     other, _ = await idle.ready()
     assert idle.status_of(name, "Ready") == idle.status_of(other, "Ready") == ("True", "Ready")
 
 
-async def test_a_stopped_cluster_replaces_nothing(box: Box) -> None:
+@pytest.mark.parametrize("deleted", [False, True], ids=["not ready", "deleted"])
+async def test_a_stopped_cluster_replaces_nothing(runs: Counter[Key], box: Box, deleted: bool) -> None:
     """What gpu-provisioner gets wrong: after a stop, every node is not ready and every machine seems gone."""
     name, node = await box.ready()
-    await box.emulator.admin.configure(powerSeconds=0)
-    await box.emulator.admin._call("POST", "/admin/cluster", json={"power": "Stopped"})
-    box.loops[-1]._cloud._cluster = None  # type: ignore[attr-defined]  # remembered for ten seconds otherwise
-    box.report(node, ready=False, since=_minutes_ago(1))
-    waiting = box.claim()
-    await box.becomes(waiting, "Launched", "Unknown", "ClusterNotRunning")
-    assert box.read(name) is not None
-    log = await box.emulator.admin.log(kind="DELETE")
-    assert log == []
+    box.clock.leap(11 * MINUTE)
+    await box.power("Stopped")
+    if deleted:
+        box.core.delete_node(node)
+    await _unwell(box, node, since=_minutes_ago(11))
+    await _look(box, name, runs)
+    assert _lives(box, name)
+    assert await box.emulator.admin.log(kind="DELETE") == []
+
+
+async def test_a_node_has_ten_minutes_to_come_back_after_the_cluster_has_started(runs: Counter[Key], box: Box) -> None:
+    name, node = await box.ready()
+    box.clock.leap(60 * MINUTE)
+    await box.power("Stopped")
+    await _unwell(box, node, since=_minutes_ago(24 * 60))
+    await _look(box, name, runs)
+    await box.power("Running")
+    box.clock.leap(9 * MINUTE)
+    await _look(box, name, runs)
+    assert _lives(box, name)
+    box.clock.leap(2 * MINUTE)
+    await _look(box, name, runs)
+    await box.gone(name)
+
+
+async def test_no_deadline_runs_while_the_cluster_is_stopped(runs: Counter[Key], box: Box) -> None:
+    name = box.claim()
+    await box.joined(name, gpus=False)
+    await box.becomes(name, "Initialized", "Unknown", "ResourceNotRegistered")
+    await box.power("Stopped")
+    box.clock.leap(24 * 60 * MINUTE)
+    await _look(box, name, runs)
+    await box.power("Running")
+    box.clock.leap(19 * MINUTE)
+    await _look(box, name, runs)
+    assert box.status_of(name, "Initialized") == ("Unknown", "ResourceNotRegistered")
+    box.clock.leap(2 * MINUTE)
+    await _look(box, name, runs)
+    await box.becomes(name, "Initialized", "False", "InitializationTimeout")
+
+
+async def test_a_watch_that_has_fallen_silent_costs_no_machine(runs: Counter[Key], box: Box) -> None:
+    name, node = await box.ready()
+    await _unwell(box, node, since=_minutes_ago(0))
+    seen_last = _known(box, node)
+    box.report(node)
+    await eventually(lambda: _known(box, node).ready)
+    box.clock.leap(11 * MINUTE)
+    box.loops[-1].nodes.put(seen_last)
+    await _look(box, name, runs)
+    assert _lives(box, name)
 
 
 async def test_a_spot_machine_that_was_evicted_is_replaced(box: Box) -> None:
@@ -123,6 +183,28 @@ async def test_a_spot_machine_that_was_evicted_is_replaced(box: Box) -> None:
     box.core.delete_node(node)
     await box.gone(name)
     assert await box.pool(name) is None
+
+
+async def _unwell(box: Box, node: str, *, since: str) -> None:
+    """The node is not ready, and the provisioner knows."""
+    box.report(node, ready=False, since=since)
+    await eventually(lambda: not _known(box, node).ready)
+
+
+def _known(box: Box, node: str) -> Node:
+    found = box.loops[-1].nodes.get(Key("", node))
+    assert found is not None
+    return found
+
+
+async def _look(box: Box, name: str, runs: Counter[Key]) -> None:
+    """Two reconciles: the first may have begun before."""
+    await repeat(box.loops[-1].queue, [Key("", name)], runs, 2)
+
+
+def _lives(box: Box, name: str) -> bool:
+    claim = box.read(name)
+    return claim is not None and "deletionTimestamp" not in claim["metadata"]
 
 
 async def _no_pool(box: Box, name: str) -> bool:
