@@ -2,10 +2,11 @@
 
 Owns the seed's `/chat`, `/` and `/healthz`, the limit on requests in flight, the drain, and the lock on the routes that
 change adapters. It speaks only ASGI and vLLM's public routes, and never touches a response while it streams: a token
-costs nothing here. The supervisor (runtime/serve.py) configures it by one environment variable and talks to it by
-routes under /runtime/ that carry its secret, which no other process knows.
+costs nothing here. It is configured by one environment variable (engine/pod.py), and the supervisor
+(engine/supervisor.py) talks to it by routes under /runtime/ that carry its secret, which no other process knows.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hmac
@@ -58,6 +59,10 @@ class Middleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        with contextlib.suppress(_Gone):  # nobody is left to be answered
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         if path.startswith("/runtime/") or path.startswith(ADAPTER_PATHS):
             return await self._supervisor_only(scope, receive, send)
@@ -99,8 +104,6 @@ class Middleware:
             )
         except chat.Refused as refused:
             return await _refuse(send, refused.status, str(refused))
-        except _Gone:
-            return None
         status, body = await _ask(self.app, scope, receive, question.path, json.dumps(question.body).encode())
         if status == HTTPStatus.OK:
             return await _reply(send, HTTPStatus.OK, chat.answer(body, question.prefix))
@@ -140,7 +143,7 @@ def _rejected_counter() -> Any:
 
 
 class _Gone(Exception):
-    """The caller hung up before the whole request had come."""
+    """The caller hung up."""
 
 
 async def _body(receive: Receive) -> bytes:
@@ -158,17 +161,21 @@ async def _body(receive: Receive) -> bytes:
 
 
 async def _ask(app: App, scope: Scope, receive: Receive, path: str, body: bytes) -> tuple[int, bytes]:
-    """Put another request to the app in place of the caller's; a caller who hangs up still cancels it."""
+    """Put another request to the app in place of the caller's. One who hangs up still cancels it; then raises _Gone,
+    since what the app then answers is none: vLLM's handlers give up, and FastAPI makes 200 `null` of that.
+    """
     fresh = [b for b in scope["headers"] if b[0] not in (b"content-length", b"content-type", b"transfer-encoding")]
     headers = [*fresh, (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     inner = {**scope, "path": path, "raw_path": path.encode(), "headers": headers, "query_string": b""}
-    sent = False
+    sent = gone = False
     status, parts = int(HTTPStatus.INTERNAL_SERVER_ERROR), []
 
     async def read() -> Message:
-        nonlocal sent
+        nonlocal sent, gone
         if sent:
-            return await receive()
+            message = await receive()
+            gone = message["type"] == "http.disconnect"
+            return message
         sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
@@ -178,6 +185,8 @@ async def _ask(app: App, scope: Scope, receive: Receive, path: str, body: bytes)
         parts.append(message.get("body", b""))
 
     await app(inner, read, write)
+    if gone:
+        raise _Gone
     return status, b"".join(parts)
 
 

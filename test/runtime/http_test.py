@@ -241,6 +241,35 @@ async def test_a_failing_engine_does_not_leave_a_request_counted(app: Middleware
     assert app.pending == 0
 
 
+async def test_a_caller_who_hangs_up_is_sent_nothing_and_leaves_no_traceback(engine: Engine) -> None:
+    """vLLM cancels the request of such a caller, and FastAPI makes 200 `null` of the answer that is then missing."""
+
+    async def cancelling(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/v1/models":
+            return await engine(scope, receive, send)
+        await engine.read(receive)
+        assert await receive() == {"type": "http.disconnect"}
+        await engine.answer(send, 200, None)
+        await send({"type": "http.response.body", "body": b"null"})
+
+    messages: list[Message] = [
+        {"type": "http.request", "body": b'{"prompt": "hi"}', "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    app = Middleware(cancelling, SETTINGS)
+    await app({"type": "http", "method": "POST", "path": "/chat", "headers": []}, receive, send)
+    assert sent == messages == []
+    assert app.pending == 0
+
+
 async def test_settings_come_from_the_environment_of_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(http.SETTINGS_ENV, '{"secret":"abc","chat_model":"m","max_pending":7}')
     assert Middleware(Engine()).settings == Settings("abc", "m", max_pending=7)
