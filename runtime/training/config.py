@@ -1,7 +1,8 @@
 """KAITO's `training_config.yaml`: parsed, typed, and refused with a remedy where it is wrong.
 
 Owns which keys a user may write and what the runtime decides itself. Knows nothing of defaults (`recipe`) or libraries.
-The controller calls `problems` before a node is paid for; the pod calls `load`. Standard library only until YAML is read.
+The controller has refused unknown names before a node was paid for (`controller.options`). Standard library only until
+YAML is read.
 """
 
 import dataclasses
@@ -137,6 +138,8 @@ def _section_problems(section: str, body: Mapping[str, Any]) -> list[str]:
             found.append(f"{section}.{key} is {value!r}, expected {' or '.join(known[key])}")
     if section == "DatasetConfig" and body.get("train_on") not in (None, "assistant", "all"):
         found.append("DatasetConfig.train_on must be `assistant` or `all`")
+    if section == "TrainingArguments" and _convert(body.get("padding_free"), "bool"):
+        found.append("TrainingArguments.padding_free must be false: without it, TRL keeps to max_length")
     return found
 
 

@@ -13,7 +13,7 @@ import transformers
 
 from runtime.contract import ExitCode, Reason
 from runtime.data.mask import Encodings
-from runtime.fault import Fault
+from runtime.fault import Fault, config_invalid
 from runtime.retry import Schedule
 from runtime.status import Reporter
 from runtime.training.checkpoint import Checkpoint, Store
@@ -59,6 +59,16 @@ def arguments(run: "Run", batch: Batch) -> dict[str, Any]:
     return defaults | given | decided
 
 
+def checked(run: "Run", batch: Batch) -> Any:
+    """The options as SFTConfig, which knows what they may be. Raises Fault before a model is loaded for a wrong one."""
+    import trl
+
+    try:
+        return trl.SFTConfig(**arguments(run, batch))
+    except (ValueError, TypeError, ImportError) as error:
+        raise config_invalid(f"TrainingArguments: {error}") from error
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """Everything that one run needs, but for the batch."""
@@ -87,12 +97,12 @@ def build(run: Run, batch: Batch, callback: Watch) -> Any:
     import torch
     import trl
 
-    chosen = arguments(run, batch)
-    transformers.set_seed(chosen["seed"])  # before the adapter's first weights are drawn
+    chosen = checked(run, batch)
+    transformers.set_seed(chosen.seed)  # before the adapter's first weights are drawn
     model = run.load()
     trainer = trl.SFTTrainer(
         model=model,
-        args=trl.SFTConfig(**chosen),
+        args=chosen,
         train_dataset=dataset(run.train),
         eval_dataset=dataset(run.held_out) if run.held_out else None,
         processing_class=run.tokenizer,

@@ -98,6 +98,7 @@ def test_an_absent_file_is_an_empty_one(tmp_path: Path) -> None:
         ),
         ("training_config: {LoraConfig: {r: 1.5}}", "LoraConfig.r is 1.5, expected int"),
         ("training_config: {DatasetConfig: {train_on: prompts}}", "must be `assistant` or `all`"),
+        ("training_config: {TrainingArguments: {padding_free: true}}", "padding_free must be false"),
         ("training_config: [1]", "expected a map"),
         ("training_config: {LoraConfig: 3}", "LoraConfig is a int, expected a map"),
         ("a: [", "is not YAML"),

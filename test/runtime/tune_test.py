@@ -421,6 +421,21 @@ def test_a_configuration_that_does_not_fit_is_refused(
     assert message in job.status().message
 
 
+@pytest.mark.parametrize("given", ["lr_scheduler_type: cosin", "optim: adamw_8bits", "padding_free: true"])
+def test_a_value_that_no_library_knows_is_refused_before_the_model_is_loaded(
+    given: str, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime.training import model as models
+
+    def load(*_: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(models, "load_model", load)
+    job.config = f"training_config: {{TrainingArguments: {{{given}}}}}"
+    assert job.run(monkeypatch) == ExitCode.CONFIG_INVALID
+    assert "TrainingArguments" in job.status().message
+
+
 def test_missing_weights_and_a_broken_plan_are_told_apart(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     (job.folder / "model").unlink()
     assert job.run(monkeypatch) == ExitCode.INPUT_MISSING
