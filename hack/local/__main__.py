@@ -49,6 +49,7 @@ def _run(command: str, rest: list[str]) -> int:
 
     if command == "up":
         cluster.up()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is up: too late to say that it was interrupted
     elif command == "down":
         cluster.down()
     elif command == "assets":

@@ -93,10 +93,9 @@ def logs_folder() -> Path:
 @contextlib.contextmanager
 def running(*, keep: bool = False) -> Iterator[Box]:
     """A box that is up within the block and down after it, whatever happens; kept up only after a good end."""
-    box = up()
     finished = False
     try:
-        yield box
+        yield up()
         finished = True
     finally:
         if not (keep and finished):
