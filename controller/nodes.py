@@ -31,6 +31,7 @@ from kube.errors import AlreadyExists, ApiError, BadRequest, Forbidden, Invalid,
 from kube.meta import Condition, Key
 
 MISSING_KIND_SECONDS = 30.0
+STALE_SECONDS = 1.0  # until the cache is looked at again that did not show the newest Workspace
 
 # Between two claims for one ordinal. A node that was ready is replaced at once; one that never came is asked for again
 # after 10 s, 20 s, … 10 min (the lifetime of a "no capacity" mark in Karpenter's providers is 3 min to 1 h).
@@ -178,8 +179,9 @@ class Nodes:
             return True
         for claim in failed:
             await self._world.delete(NODE_CLAIMS, claim)
-        if not await self._world.exists(workspace):
-            return False  # nobody would ever delete the claim
+        if not await self._world.newest(workspace):  # a claim is never changed, and nobody may be left to delete it
+            draft.look_again(STALE_SECONDS)
+            return False
         try:
             created = await self._create(workspace, rung, ordinal, {claim.metadata.name for claim in claims})
         except (Invalid, Forbidden, BadRequest, NotFound) as error:

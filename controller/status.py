@@ -195,6 +195,7 @@ async def write(world: World, draft: Draft) -> None:
                 "name": workspace.metadata.name,
                 "namespace": workspace.metadata.namespace,
                 "uid": workspace.metadata.uid,  # an apply must not speak for a namesake
+                "resourceVersion": workspace.metadata.resource_version,  # nor from what is no longer there: Conflict
             },
             "status": msgspec.to_builtins(wanted) | {"conditions": to_wire(wanted.conditions)},
         }

@@ -150,13 +150,14 @@ class World:
         if owner := owner_of(existing):
             self.consistency.deleted(owner, resource, existing)
 
-    async def exists(self, workspace: Workspace) -> bool:
-        """Ask past the cache, which still knows a Workspace for a while after etcd was restored from an older backup."""
+    async def newest(self, workspace: Workspace) -> bool:
+        """Ask past the cache, which may not show yet an edit, a deletion or, where etcd was restored, that it is gone."""
         try:
-            there = await self.client.get(WORKSPACES, workspace.metadata.key)
+            there = (await self.client.get(WORKSPACES, workspace.metadata.key)).metadata
         except NotFound:
             return False
-        return there.metadata.uid == workspace.metadata.uid
+        known = workspace.metadata
+        return (there.uid, there.resource_version) == (known.uid, known.resource_version)
 
     async def current(self, workspace: Workspace, resource: Resource[T], key: Key) -> T | None:
         """Read one object past the cache: what we are about to take over must be absent or ours. Raises NameTaken."""
