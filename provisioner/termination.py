@@ -6,6 +6,7 @@ on the way: Drained, VolumesDetached, InstanceTerminating. The same pool-deletin
 
 import logging
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from kube.api import labels
 from kube.api.nodeclaim import DRAINED, INSTANCE_TERMINATING, VOLUMES_DETACHED, NodeClaim
@@ -25,6 +26,16 @@ DRAIN_AGAIN = timedelta(seconds=1)
 WATCH_AGAIN = timedelta(seconds=30)  # only a safety net: the inventory wakes us
 # Longer than a create request can be under way (10 s to connect, 60 s to answer): before that an unanswered one may land.
 IN_FLIGHT = timedelta(seconds=75)
+# Seconds until a deletion that came to nothing (a lock, a subnet in use) is asked for again, doubling.
+DELETE_AGAIN, DELETE_AGAIN_LONGEST = 30.0, 600.0
+
+
+class Deletion(NamedTuple):
+    """Requests of ours to delete one pool, at monotonic moments."""
+
+    first: float
+    again: float  # when the next one may follow, should the pool fail to go
+    pause: float
 
 
 class Termination:
@@ -34,7 +45,7 @@ class Termination:
         self._context = context
         self._gone: set[str] = set()  # UIDs of claims that had no pool when we asked, and get none any more
         self._outdated: set[str] = set()  # names whose entry in a LIST lagged behind the pool
-        self._deleted_at: dict[str, float] = {}
+        self._deletions: dict[str, Deletion] = {}
 
     async def finalize(self, draft: Draft) -> timedelta | None:
         """One step of a claim that is being deleted."""
@@ -59,7 +70,7 @@ class Termination:
         self._gone.discard(uid)
         self._context.inventory.settle(name)
         self._outdated.discard(name)
-        self._deleted_at.pop(name, None)
+        self._deletions.pop(name, None)
 
     async def _deadline(self, draft: Draft) -> datetime | None:
         """When patience ends. Stored once, so that a restart does not grant it anew."""
@@ -138,6 +149,8 @@ class Termination:
             return again
         if instance.state is State.DELETING:
             return self._wait(draft)
+        if instance.state is State.FAILED and (left := self._deletion_failed(draft, instance)) > 0:
+            return timedelta(seconds=left)
         cluster = await self._context.cloud.cluster()
         if not cluster.running:
             raise ClusterNotRunning(f"The machine goes as soon as the cluster runs again: {cluster.detail}")
@@ -147,21 +160,34 @@ class Termination:
         except InstanceExists:  # it has moved on since we looked: look again, and closer
             self._outdated.add(name)
             return timedelta()
-        self._deleted_at.setdefault(name, self._context.clock.monotonic())
+        now, before = self._context.clock.monotonic(), self._deletions.get(name)
+        pause = min(2 * before.pause, DELETE_AGAIN_LONGEST) if before else DELETE_AGAIN
+        self._deletions[name] = Deletion(before.first if before else now, now + pause, pause)
         return self._wait(draft)
+
+    def _deletion_failed(self, draft: Draft, instance: Instance) -> float:
+        """Say what our last request came to; returns the seconds until the next one, none where there was no last one."""
+        asked = self._deletions.get(draft.name)
+        if asked is None:
+            return 0.0
+        message = f"Azure did not delete agent pool {draft.name}: {instance.failure}"
+        draft.conditions.set(INSTANCE_TERMINATING, "Unknown", "DeletionFailed", message)
+        self._context.warn(draft.claim, "DeletionFailed", message, action="Deleting")
+        self._context.inventory.settle(draft.name)  # it may stay like this for days
+        return asked.again - self._context.clock.monotonic()
 
     async def _verified(self, draft: Draft) -> Instance | None:
         """The pool as it is now.
 
         A LIST that began now is as good as a GET, and thirty deletions can share it. Absence is proven by a GET alone,
-        and so is the version of a pool for which a LIST was out of date. A cluster that is not found proves nothing: were
-        it gone, so would be the API server that holds the claim.
+        and so are a deletion that failed and the version of a pool for which a LIST was out of date. A cluster that is not
+        found proves nothing: were it gone, so would be the API server that holds the claim.
         """
         inventory, name = self._context.inventory, draft.name
         if inventory.get(name) is not None and name not in self._outdated:
             await inventory.refresh()
             known = inventory.get(name)
-            if known is not None:
+            if known is not None and not (known.state is State.FAILED and name in self._deletions):
                 return known
         return await inventory.verify(name)
 
@@ -218,9 +244,9 @@ class Termination:
     def _measure(self, claim: NodeClaim) -> None:
         pool = _nodepool(claim)
         metrics.claims_terminated.labels(pool).inc()
-        clock, began = self._context.clock, self._deleted_at.get(claim.metadata.name)
-        if began is not None:
-            metrics.instance_termination.labels(pool).observe(clock.monotonic() - began)
+        clock, asked = self._context.clock, self._deletions.get(claim.metadata.name)
+        if asked is not None:
+            metrics.instance_termination.labels(pool).observe(clock.monotonic() - asked.first)
         metrics.since(metrics.claim_termination.labels(pool), claim.metadata.deletion_timestamp or "", clock)
 
 

@@ -185,7 +185,7 @@ def provisioning_failure(error: Mapping[str, Any] | None, *, pool: str) -> Cloud
     if shortage is not None:
         return shortage
     code, message = next((each for each in answer.every() if each[0]), ("", answer.message))
-    return BootstrapFailed(f"Agent pool {pool} did not come up: {_short(f'{code}: {message}')}")
+    return BootstrapFailed(f"Agent pool {pool} failed: {_short(f'{code}: {message}')}")
 
 
 def shortage_of(answer: Answer) -> CloudError | None:

@@ -3,10 +3,15 @@
 The normal path is in `lifecycle_test`, draining in `drain_test`.
 """
 
-from functools import partial
+from itertools import pairwise
 
+import pytest
+
+from provisioner import termination
 from test.expect import eventually
 from test.provisioner.conftest import CLAIMS, Box
+
+LOCK = {"on": "DELETE", "code": "ScopeLocked", "message": "The scope cannot be deleted: it is locked."}
 
 
 async def test_a_cluster_that_is_not_found_lets_no_claim_go(idle: Box) -> None:
@@ -16,10 +21,8 @@ async def test_a_cluster_that_is_not_found_lets_no_claim_go(idle: Box) -> None:
     await idle.start(cluster_name="misspelt")
     idle.delete(name)
     await idle.becomes(name, "InstanceTerminating", "Unknown", "ClusterNotFound")
-    for again in range(5):
-        looks = await _looks(idle, name)
-        idle.objects.patch_cluster_custom_object(*CLAIMS, name, {"metadata": {"annotations": {"again": str(again)}}})
-        await eventually(partial(_looked_again, idle, name, looks))
+    for _ in range(5):
+        await _look_again(idle, name, "GET")
         assert idle.status_of(name, "InstanceTerminating") == ("Unknown", "ClusterNotFound")
     await idle.kill()
     await idle.start()
@@ -27,9 +30,52 @@ async def test_a_cluster_that_is_not_found_lets_no_claim_go(idle: Box) -> None:
     assert await idle.pool(name) is None
 
 
-async def _looks(box: Box, name: str) -> int:
-    return len(await box.emulator.admin.log(pool=name, kind="GET"))
+async def test_a_deletion_that_fails_says_why_and_is_not_repeated_at_once(box: Box) -> None:
+    name, _ = await box.ready()
+    await box.emulator.admin.fault("fail", times=0, **LOCK)
+    box.delete(name)
+    condition = await box.becomes(name, "InstanceTerminating", "Unknown", "DeletionFailed")
+    assert "ScopeLocked: The scope cannot be deleted" in condition["message"]
+    for _ in range(3):
+        await _look_again(box, name, "LIST")
+    assert len(await _deletions(box, name)) == 1
+    await eventually(lambda: "DeletionFailed" in {event.reason for event in box.events(name)})
 
 
-async def _looked_again(box: Box, name: str, looks: int) -> bool:
-    return await _looks(box, name) > looks
+async def test_a_deletion_that_failed_is_tried_again_ever_more_slowly(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(termination, "DELETE_AGAIN", 0.5)
+    name, _ = await box.ready()
+    await box.emulator.admin.fault("fail", times=2, **LOCK)
+    box.delete(name)
+    await box.gone(name)
+    assert await box.pool(name) is None
+    pauses = [second - first for first, second in pairwise(await _deletions(box, name))]
+    assert len(pauses) == 2
+    assert pauses[0] >= 0.5
+    assert pauses[1] >= 1.0
+
+
+async def test_the_pool_of_a_failed_claim_that_cannot_be_deleted_is_no_secret(box: Box) -> None:
+    await box.emulator.admin.fault("fail", "allocation")
+    await box.emulator.admin.fault("fail", times=0, **LOCK)
+    name = box.claim()
+    await box.becomes(name, "Launched", "False", "InsufficientCapacity")
+    await eventually(lambda: "DeletionFailed" in {event.reason for event in box.events(name)})
+    assert len(await _deletions(box, name)) == 1
+
+
+async def _look_again(box: Box, name: str, kind: str) -> None:
+    """Change the claim, and wait until that has led to a look at its pool."""
+    before = len(await box.emulator.admin.log(kind=kind))
+    box.objects.patch_cluster_custom_object(*CLAIMS, name, {"metadata": {"annotations": {"looks": str(before)}}})
+
+    async def looked() -> bool:
+        return len(await box.emulator.admin.log(kind=kind)) > before
+
+    await eventually(looked)
+
+
+async def _deletions(box: Box, name: str) -> list[float]:
+    return [entry.time for entry in await box.emulator.admin.log(pool=name, kind="DELETE")]
