@@ -166,6 +166,9 @@ class Instance:
     offering: Offering
     owner_uid: str = ""
     cluster_id: str = ""
+    attempt: int = (
+        1  # which of the claim's machines it is, counting those that came up broken; 1 also where nobody says
+    )
     created_at: datetime | None = None
     image_id: str = ""
     etag: str = ""

@@ -16,7 +16,7 @@ from kube.clock import timestamp
 from kube.errors import NotFound
 from kube.meta import Key
 from provisioner import metrics
-from provisioner.claims import NAME, failed, launch_attempts, launch_time, owns
+from provisioner.claims import NAME, failed, launch_time, owns
 from provisioner.cloud import (
     CloudError,
     ClusterNotRunning,
@@ -182,20 +182,20 @@ class LaunchPhase:
             draft.conditions.set(LAUNCHED, "Unknown", error.reason, str(error))
             again = timedelta(seconds=self._patience.refused(draft.name, error))
         else:
-            again = await self._count_broken(draft, error)
+            again = await self._count_broken(draft, instance.attempt, error)
         if failed(draft.conditions):
             return None  # the pool goes once the reason is stored
         await self._context.cloud.delete(instance)
         self._context.inventory.wait_for(draft.name)
         return self._watch(draft) if again is None else max(again, timedelta(seconds=1))
 
-    async def _count_broken(self, draft: Draft, error: CloudError) -> timedelta | None:
-        attempts = launch_attempts(draft.claim) + 1
-        if attempts >= MAX_ATTEMPTS:
-            draft.fail(LAUNCHED, error.reason, f"{error}. {attempts} machines came up like this")
+    async def _count_broken(self, draft: Draft, attempt: int, error: CloudError) -> timedelta | None:
+        if attempt >= MAX_ATTEMPTS:
+            draft.fail(LAUNCHED, error.reason, f"{error}. {attempt} machines came up like this")
             return None
-        # Stored before the pool goes: after a crash the next pool counts as the second.
-        await draft.hold(**{labels.LAUNCH_ATTEMPTS: str(attempts)})
+        # Stored before the pool goes: the next pool is made as the second, whatever becomes of this process. The pool
+        # knows its own number, so however often its deletion is refused it counts once.
+        await draft.hold(**{labels.LAUNCH_ATTEMPTS: str(attempt)})
         draft.conditions.set(LAUNCHED, "Unknown", error.reason, f"{error}. Trying another machine")
         return None
 

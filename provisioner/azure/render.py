@@ -15,7 +15,7 @@ from kube.api import labels
 from kube.api.nodeclaim import NodeClaim
 from kube.clock import parse_timestamp, timestamp
 from provisioner.azure.errors import provisioning_failure
-from provisioner.claims import legacy_time
+from provisioner.claims import launch_attempts, legacy_time
 from provisioner.cloud import ON_DEMAND, SPOT, Instance, InvalidSpec, Launch, Offering, State
 from provisioner.quantity import parse_quantity
 
@@ -23,6 +23,7 @@ TAG_CLAIM = "karpenter.sh_nodeclaim"  # tag keys may not hold a slash
 TAG_UID = "kaito.sh_nodeclaim-uid"
 TAG_CLUSTER = "kaito.sh_cluster-id"
 TAG_CREATED = "kaito.sh_created-at"
+TAG_ATTEMPT = "kaito.sh_launch-attempt"
 
 OS_SKUS = {"ubuntu": "Ubuntu", "ubuntu2204": "Ubuntu2204", "ubuntu2404": "Ubuntu2404", "azurelinux": "AzureLinux"}
 MAX_DISK_GIB = 2048  # the largest OS disk that AKS takes
@@ -117,6 +118,7 @@ def _tags(launch: Launch) -> dict[str, str]:
         TAG_UID: launch.claim.metadata.uid,
         TAG_CLUSTER: launch.cluster_id,
         TAG_CREATED: timestamp(launch.at),
+        TAG_ATTEMPT: str(launch_attempts(launch.claim) + 1),
     }
 
 
@@ -134,6 +136,7 @@ def instance(body: Mapping[str, Any], *, location: str) -> Instance:
         offering=_offering(properties, location),
         owner_uid=tags.get(TAG_UID, ""),
         cluster_id=tags.get(TAG_CLUSTER, ""),
+        attempt=_count(tags.get(TAG_ATTEMPT, "")),
         created_at=_moment(tags.get(TAG_CREATED)),
         image_id=properties.get("nodeImageVersion") or "",
         etag=properties.get("eTag") or "",
@@ -155,6 +158,10 @@ def _offering(properties: Mapping[str, Any], location: str) -> Offering:
     capacity_type = SPOT if properties.get("scaleSetPriority") == "Spot" else ON_DEMAND
     asked = (properties.get("nodeLabels") or {}).get(labels.CAPACITY_TYPE)  # reserved is on-demand with a reservation
     return Offering(properties.get("vmSize") or "", zone, asked or capacity_type)
+
+
+def _count(text: str) -> int:
+    return int(text) if text.isdecimal() else 1
 
 
 def _moment(text: str | None) -> datetime | None:

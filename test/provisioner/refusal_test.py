@@ -97,6 +97,16 @@ async def test_a_broken_machine_is_replaced_once(box: Box) -> None:
     await box.becomes(name, "Ready", "True")
 
 
+@pytest.mark.parametrize("refusal", ["busy", "precondition", "throttled", "internal-error"])
+async def test_a_broken_machine_whose_deletion_is_refused_counts_once(box: Box, refusal: str) -> None:
+    await box.emulator.admin.fault("fail", "extension-timeout")
+    await box.emulator.admin.fault("refuse", refusal, on="DELETE", retryAfter=1)
+    name = box.claim()
+    await eventually(lambda: _committed(box, name, 2))
+    await box.joined(name)
+    await box.becomes(name, "Ready", "True")
+
+
 async def test_two_broken_machines_end_the_claim(box: Box) -> None:
     await box.emulator.admin.fault("fail", "extension-outbound", times=2)
     name = box.claim()

@@ -143,6 +143,17 @@ def test_every_state_of_a_pool_is_understood(text: str, state: State) -> None:
     assert (found.failure is not None) == (state is State.FAILED)
 
 
+@pytest.mark.parametrize(("broken", "attempt"), [("", 1), ("1", 2), ("one", 1)])
+def test_a_pool_says_which_machine_of_its_claim_it_is(broken: str, attempt: int) -> None:
+    made = properties(a_node_claim(annotations={"kaito.sh/launch-attempts": broken} if broken else {}))
+    assert instance({"name": "ws1", "properties": made}, location="").attempt == attempt
+
+
+@pytest.mark.parametrize("tags", [{}, {"kaito.sh_launch-attempt": "edited"}])
+def test_a_pool_without_its_number_counts_as_the_first(tags: dict[str, str]) -> None:
+    assert instance({"name": "ws1", "properties": {"tags": tags}}, location="").attempt == 1
+
+
 def test_a_pool_with_nothing_in_it_is_nobodys() -> None:
     found = instance({}, location="")
     assert (found.owner_uid, found.cluster_id, found.created_at) == ("", "", None)
