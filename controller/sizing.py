@@ -121,7 +121,7 @@ def startup_seconds(model: Model) -> int:
 
 @dataclass(frozen=True)
 class TuningMemory:
-    """Bytes on each GPU while tuning; every GPU holds the whole model and sees its own rows."""
+    """Bytes on the GPU that tunes: one, whatever the node has."""
 
     weights: int
     adapter: int

@@ -186,6 +186,8 @@ def quieten() -> None:
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin starve whoever shares the CPUs
     }.items():
         os.environ.setdefault(name, value)
+    # One process, one GPU: the Trainer would copy the model to every other that it sees.
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
     from transformers.utils import logging as library
 
     library.disable_progress_bar()

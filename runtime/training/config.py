@@ -61,7 +61,7 @@ OWNED = frozenset(
     ]
 )
 # ModelConfig names the model again, which the plan has chosen and fetched. These of its options are read.
-MODEL_READ = frozenset(["dtype", "device_map", "trust_remote_code", "chat_template", "attn_implementation"])
+MODEL_READ = frozenset(["dtype", "trust_remote_code", "chat_template", "attn_implementation"])
 # What holds anyway: who asks for it gets it, and needs no warning.
 _SETTLED = {
     "packing": False,
@@ -70,6 +70,7 @@ _SETTLED = {
     "local_files_only": True,
     "force_download": False,
     "output_loading_info": False,
+    "device_map": "auto",  # on one device, the same
 }
 
 

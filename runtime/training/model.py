@@ -94,14 +94,15 @@ def _trust(plan: TunePlan, config: TrainingConfig) -> bool:
 
 
 def load_model(weights: Path, plan: TunePlan, config: TrainingConfig, on: Device) -> Any:
-    """Load the base model, quantised to 4 bits for QLoRA."""
+    """Load the base model, quantised to 4 bits for QLoRA, onto the one device that it is trained on."""
+    import torch
     import transformers
 
     options: dict[str, Any] = {"dtype": _dtype(config, on), "trust_remote_code": _trust(plan, config)}
     if plan.method == "qlora" or config.quantization.get("load_in_4bit") or config.quantization.get("load_in_8bit"):
         options["quantization_config"] = transformers.BitsAndBytesConfig(**quantization(config, on))
     if not on.cpu:
-        options["device_map"] = config.model.get("device_map") or "auto"
+        options["device_map"] = {"": 0}  # "auto" would leave on the CPU, without a word, what does not fit
     if config.model.get("attn_implementation"):
         options["attn_implementation"] = config.model["attn_implementation"]
     try:
@@ -110,6 +111,9 @@ def load_model(weights: Path, plan: TunePlan, config: TrainingConfig, on: Device
         raise _no_weights(f"the model in {weights} cannot be read: {error}") from error
     except (ValueError, ImportError) as error:
         raise _unsupported(f"{plan.model} cannot be loaded: {error}") from error
+    except torch.OutOfMemoryError as error:
+        what = f"the weights of {plan.model} do not fit a GPU; use method qlora, or a larger GPU"
+        raise Fault(ExitCode.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY, what) from error
     model.config.use_cache = False
     if on.cpu:
         _keep_differentiable(model)
@@ -216,10 +220,7 @@ def overridden(config: TrainingConfig, on: Device) -> list[str]:
         "ModelConfig.torch_dtype": _differs(config.model.get("dtype"), _dtype(config, on)),
     }
     name = str(on.dtype).removeprefix("torch.")
-    found = [f"{key} is not used: this device computes in {name}" for key, ignored in asked.items() if ignored]
-    if on.cpu and config.model.get("device_map") not in (None, "auto", "cpu"):
-        found.append("ModelConfig.device_map is not used: the model is trained on the CPU")
-    return found
+    return [f"{key} is not used: this device computes in {name}" for key, ignored in asked.items() if ignored]
 
 
 def _differs(wanted: Any, used: Any) -> bool:

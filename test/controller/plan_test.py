@@ -166,6 +166,16 @@ def test_a_model_that_is_tuned_on_one_node_and_served_on_several_is_refused_unle
     assert released.tune is not None
 
 
+def test_tuning_uses_one_gpu_which_the_model_must_fit_however_many_the_node_has() -> None:
+    released = dataclasses.replace(BOTH, serve=False)
+    qlora = planned("llama-3.3-70b-instruct", "Standard_NC96ads_A100_v4", released)
+    lora = refused("llama-3.3-70b-instruct", "Standard_NC96ads_A100_v4", dataclasses.replace(released, method="lora"))
+
+    assert qlora.data_parallel_size == 1
+    assert qlora.breakdown.endswith("on 1 of 4 GPUs")
+    assert "does not fit a GPU of Standard_NC96ads_A100_v4" in lora.message
+
+
 def test_tuning_and_serving_share_the_larger_disk() -> None:
     serving = planned("phi-4", "Standard_NC24ads_A100_v4")
     tuning = planned("phi-4", "Standard_NC24ads_A100_v4", dataclasses.replace(BOTH, serve=False))

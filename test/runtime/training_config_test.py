@@ -69,6 +69,7 @@ def warned(section: str, body: str) -> list[str]:
         ("ModelConfig", "pretrained_model_name_or_path: org/other", ["pretrained_model_name_or_path"]),
         ("ModelConfig", "local_files_only: true, force_download: false, proxies: null", []),
         ("ModelConfig", "torch_dtype: bfloat16, device_map: auto, trust_remote_code: true", []),
+        ("ModelConfig", "device_map: balanced", ["device_map"]),
         ("ModelConfig", "chat_template: x, attn_implementation: sdpa", []),
     ],
 )

@@ -21,6 +21,7 @@ import pytest
 
 from runtime import contract, tune
 from runtime.contract import ExitCode, Reason, Status, TunePlan
+from runtime.fault import Fault
 from runtime.training.checkpoint import Store
 from test.runtime import tiny
 from test.runtime.registry import Registry, free_port, write_secret
@@ -404,6 +405,37 @@ def test_cuda_without_a_gpu_is_an_exit_of_its_own(job: Job, monkeypatch: pytest.
     job.plan = TunePlan(model="org/tiny")
     assert job.run(monkeypatch) == ExitCode.ACCELERATOR_MISSING
     assert job.status().reason == Reason.ACCELERATOR_MISSING
+
+
+def test_a_model_is_loaded_onto_one_gpu_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    import transformers
+
+    from runtime.training import model as models
+    from runtime.training.config import TrainingConfig
+
+    given: dict[str, Any] = {}
+
+    def full(_: Path, **options: Any) -> None:
+        given.update(options)
+        raise torch.OutOfMemoryError("too large")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", full)
+    config = TrainingConfig(model={"device_map": "auto"})  # KAITO's, which spreads the layers and then swaps
+    with pytest.raises(Fault) as raised:
+        models.load_model(Path(), TunePlan(model="org/tiny"), config, models.Device("cuda", torch.bfloat16))
+    assert given["device_map"] == {"": 0}
+    assert raised.value.exit == ExitCode.OUT_OF_MEMORY
+    assert "weights of org/tiny" in str(raised.value)
+
+
+@pytest.mark.parametrize(("before", "seen"), [(None, "0"), ("2,3", "2"), ("GPU-8932f937", "GPU-8932f937")])
+def test_of_several_gpus_the_first_is_seen(before: str | None, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before or "")
+    if before is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    tune.quieten()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
 
 
 @pytest.mark.parametrize(
