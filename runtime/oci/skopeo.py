@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,24 +24,57 @@ logger = logging.getLogger(__name__)
 DELETE_TIMEOUT = "30s"  # nobody waits for more: what is deleted is of no use, and does no harm
 
 
+SILENT = 60.0  # seconds without a transfer: as long as a registry may take to digest what it got
+LEAST = 64 * 1024  # bytes that a transfer moves in that time; a runtime that only waits wakes itself by writing a few
+LOOK = 5.0
+
+
 class CommandFailed(Exception):  # says what happened, as subprocess does
-    """A command of ours ended with another code than 0. The text is the last line that it printed."""
+    """A command of ours ended with another code than 0, or had to be ended. The text is the last line that it printed."""
 
 
 def run(command: Sequence[str | Path], scratch: Path) -> str:
-    """Run a command to its end and return its standard output. Raises CommandFailed."""
+    """Run a command to its end and return its standard output. Raises CommandFailed.
+
+    A transfer may take hours, so there is no limit but on silence: skopeo waits for a registry for ever.
+    """
     program = shutil.which(str(command[0]))
     if program is None:
         raise Fault(ExitCode.INTERNAL, Reason.INTERNAL, f"`{command[0]}` is missing from this image")
     # HOME too: skopeo keeps a cache below it, and the root file system is read-only.
     environment = os.environ | {"TMPDIR": str(scratch), "HOME": str(scratch)}
-    done = subprocess.run(
-        [program, *map(str, command[1:])], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        raise CommandFailed(lines[-1] if lines else f"{command[0]} ended with {done.returncode}")
-    return done.stdout
+    with subprocess.Popen(
+        [program, *map(str, command[1:])], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            output, errors = _end(child)
+        except BaseException:  # SIGTERM too: nobody waits for a child that nobody wants
+            child.kill()
+            raise
+    if child.returncode != 0:
+        lines = [line for line in (errors or output).splitlines() if line.strip()]
+        raise CommandFailed(lines[-1] if lines else f"{command[0]} ended with {child.returncode}")
+    return output
+
+
+def _end(child: "subprocess.Popen[str]") -> tuple[str, str]:
+    """Wait for a child as long as it reads or writes. Returns what it printed."""
+    moved, since = 0, time.monotonic()
+    while True:
+        try:
+            return child.communicate(timeout=LOOK)
+        except subprocess.TimeoutExpired as expired:
+            if (now := _moved(child.pid)) - moved >= LEAST:
+                moved, since = now, time.monotonic()
+            elif time.monotonic() - since >= SILENT:
+                name = Path(expired.cmd[0]).name
+                raise CommandFailed(f"{name} has read and written next to nothing for {SILENT:.0f} s") from expired
+
+
+def _moved(process: int) -> int:
+    """Bytes that a process has read and written so far, from files and sockets alike."""
+    counted = dict(line.split(": ") for line in Path(f"/proc/{process}/io").read_text().splitlines())
+    return int(counted["rchar"]) + int(counted["wchar"])
 
 
 @contextmanager

@@ -1,6 +1,9 @@
 """Pushing a folder to a real registry. What the image must look like to a kubelet is covered by pulling it with umoci."""
 
+import contextlib
 import json
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ import pytest
 from runtime import contract, push
 from runtime.contract import ExitCode, Phase, Reason, Status
 from runtime.fault import Fault
-from runtime.oci import login
+from runtime.oci import login, probe, skopeo
 from runtime.oci.probe import Finding, Verdict
 from runtime.oci.reference import Reference
 from runtime.retry import Schedule
@@ -112,6 +115,35 @@ def test_a_missing_secret_is_told_from_one_for_another_registry(
 
 def test_no_answer_is_the_registrys_fault(folder: Path) -> None:
     assert failure(folder, f"127.0.0.1:{free_port()}/team/adapter:1").reason == Reason.REGISTRY_UNAVAILABLE
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[str]:
+    """A registry that takes every connection and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_a_registry_that_falls_silent_does_not_hold_a_push_for_ever(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(skopeo, "SILENT", 1.0)
+    monkeypatch.setattr(skopeo, "LOOK", 0.1)
+    monkeypatch.setattr(probe, "TIMEOUT", 1.0)
+    with silent() as host, pytest.raises(Fault) as raised:
+        send(folder, f"{host}/team/adapter:1", schedule=Schedule(2))
+    assert (raised.value.exit, raised.value.reason) == (ExitCode.PUSH_FAILED, Reason.REGISTRY_UNAVAILABLE)
+
+
+def test_a_command_that_works_longer_than_a_silence_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(skopeo, "SILENT", 1.0)
+    monkeypatch.setattr(skopeo, "LOOK", 0.1)
+    working = "while ((SECONDS < 3)); do printf %01000d 0 >/dev/null; done; echo done"
+    assert skopeo.run(["bash", "-c", working], tmp_path) == "done\n"
+    with pytest.raises(skopeo.CommandFailed, match="sleep has read and written next to nothing for 1 s"):
+        skopeo.run(["sleep", "infinity"], tmp_path)
 
 
 def test_a_mended_secret_heals_a_push_that_is_under_way(
