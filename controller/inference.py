@@ -88,6 +88,14 @@ class Inference:
             await self._world.delete(STATEFUL_SETS, existing)
         return existing is None and not self._world.pods_of(workspace, INFERENCE)
 
+    async def withdraw(self, workspace: Workspace) -> bool:
+        """Take the address away too. Return whether the servers are gone."""
+        for name in (workspace.metadata.name, headless_name(workspace)):
+            existing = self._world.services.get(Key(workspace.metadata.namespace, name))
+            if existing is not None and owned(existing, workspace):
+                await self._world.delete(SERVICES, existing)
+        return await self.remove(workspace)
+
     async def _ensure_services(self, workspace: Workspace) -> None:
         for body in (render_service(workspace), render_headless(workspace)):
             key = Key(workspace.metadata.namespace, body["metadata"]["name"])

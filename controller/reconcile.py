@@ -5,7 +5,6 @@ of the status, which is written once at the end; a phase whose turn has not come
 """
 
 from datetime import timedelta
-from typing import Any
 
 from controller.events import Milestone
 from controller.inference import Inference, Tuned, owned
@@ -17,9 +16,9 @@ from controller.tuning import Tuning
 from controller.world import World
 from kube.api import labels
 from kube.api.reasons import Reason
-from kube.api.workload import JOBS, SERVICES, STATEFUL_SETS
+from kube.api.workload import JOBS
 from kube.api.workspace import WORKSPACES, ConditionType, DataDestination, Workspace
-from kube.meta import Key, Resource
+from kube.meta import Key
 
 CATCH_UP = timedelta(seconds=1)  # insurance: the event that brings our own write queues the key too
 
@@ -64,13 +63,14 @@ class Reconciler:
     async def advance(self, workspace: Workspace, draft: Draft) -> None:
         """Go through the phases. Each says what it found in the draft."""
         decision = await decide(self.world, workspace)
+        if releases(workspace) and self.tuning.finished(workspace, decision):
+            await self._give_back_when_tuned(workspace, draft)
+            return
         if isinstance(decision, Refusal):
             self._refused(workspace, decision, draft)
             return
         draft.plan, draft.model = decision.rung.status(), decision.model
         draft.milestones += planned(workspace, decision)
-        if workspace.tuning is not None and await self._release_after(workspace, decision, draft):
-            return
         nodes_ready = await self.nodes.ensure(workspace, decision, draft)
         if workspace.tuning is None:
             await self.inference.ensure(workspace, decision, draft, nodes_ready=nodes_ready)
@@ -93,18 +93,17 @@ class Reconciler:
         tuned = Tuned(artifact, output or DataDestination())
         await self.inference.ensure(workspace, decision, draft, nodes_ready=nodes_ready, tuned=tuned)
 
-    async def _release_after(self, workspace: Workspace, decision: Decision, draft: Draft) -> bool:
-        """Give the nodes back once the result is there and nobody wants to serve it. Return whether that is the case."""
-        if not releases(workspace) or not self.tuning.finished(workspace, decision):
-            return False
-        left = await self.nodes.release(workspace, confirm=False)
-        draft.worker_nodes = ()
+    async def _give_back_when_tuned(self, workspace: Workspace, draft: Draft) -> None:
+        """The result is there and nobody wants to serve it: no servers, no address, and once they are gone no nodes."""
+        gone = await self.inference.withdraw(workspace)
+        left = await self.nodes.release(workspace, confirm=False) if gone else ["the servers"]
+        draft.worker_nodes, draft.endpoint = (), ""
         draft.conditions.remove(ConditionType.NODE_CLAIM_READY)
         draft.conditions.remove(ConditionType.NODES_READY)
         draft.conditions.remove(ConditionType.INFERENCE_READY)
         message = f"waiting for {', '.join(left)} to go" if left else "the nodes were given back"
         draft.done(ConditionType.RESOURCE_READY, Reason.RELEASED, message)
-        return True
+        draft.done(ConditionType.TUNED, Reason.TUNED, draft.reason_of(ConditionType.TUNED)[1])  # of this generation
 
     def _refused(self, workspace: Workspace, refusal: Refusal, draft: Draft) -> None:
         """Say why there is no plan. What runs already is left alone: an edit that cannot work must not stop a server."""
@@ -117,7 +116,7 @@ class Reconciler:
             draft.wait(ConditionType.TUNED, Reason.TUNING, "waiting for a plan")
 
     async def release(self, workspace: Workspace) -> timedelta | None:
-        """Workloads, then nodes; when both are gone, the finalizer. Says meanwhile what is waited for."""
+        """Delete workloads and nodes; once the nodes are gone, the finalizer. Says meanwhile what is waited for."""
         if labels.WORKSPACE_FINALIZER not in workspace.metadata.finalizers:
             return None
         await self._delete_workloads(workspace)
@@ -135,16 +134,10 @@ class Reconciler:
         return timedelta(seconds=30)
 
     async def _delete_workloads(self, workspace: Workspace) -> None:
-        key = workspace.metadata.key
-        found: list[tuple[Resource[Any], Any]] = [
-            (STATEFUL_SETS, self.world.stateful_sets.get(key)),
-            (JOBS, self.world.jobs.get(key)),
-            (SERVICES, self.world.services.get(key)),
-            (SERVICES, self.world.services.get(Key(key.namespace, f"{key.name}-headless"))),
-        ]
-        for resource, existing in found:
-            if existing is not None and owned(existing, workspace):
-                await self.world.delete(resource, existing)
+        await self.inference.withdraw(workspace)
+        job = self.world.jobs.get(workspace.metadata.key)
+        if job is not None and owned(job, workspace):
+            await self.world.delete(JOBS, job)
 
     async def _set_finalizers(self, workspace: Workspace, finalizers: list[str]) -> None:
         """Replace the list; the resourceVersion guards the others' entries in it."""

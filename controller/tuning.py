@@ -13,6 +13,7 @@ import msgspec
 from controller import pods
 from controller.diagnosis import Problem, diagnose, final_report, main_started, stage, terminal
 from controller.inference import Inference, owned, render_ca
+from controller.plan import Refusal
 from controller.planning import Decision
 from controller.status import REFUSED_SECONDS, Draft, condition_of
 from controller.world import BODY, NameTaken, World, digest, metadata
@@ -83,10 +84,16 @@ class Tuning:
         await self._judge(workspace, spec, decision, job, draft)
         return draft.conditions.is_true(ConditionType.TUNED) and self._free(workspace)
 
-    def finished(self, workspace: Workspace, decision: Decision) -> bool:
+    def finished(self, workspace: Workspace, decision: Decision | Refusal) -> bool:
         """Whether the stored result is of what is asked for now, and no pod of it is left running."""
-        spec = workspace.tuning
-        return spec is not None and tuned_for(workspace, result_hash(spec, decision)) and self._free(workspace)
+        if workspace.tuning is None:
+            return False
+        if isinstance(decision, Refusal):  # its ConfigMap may be gone: what nobody edited since asks for the same
+            tuned = condition_of(workspace, ConditionType.TUNED)
+            same = tuned is not None and tuned.true and tuned.observed_generation == workspace.metadata.generation
+        else:
+            same = tuned_for(workspace, result_hash(workspace.tuning, decision))
+        return same and self._free(workspace)
 
     def forget(self, workspace: Workspace) -> None:
         """The Workspace is gone."""

@@ -8,7 +8,7 @@ from controller.loop import Loop
 from controller.reconcile import Reconciler
 from kube.client import Client
 from kube.meta import Key
-from test.controller.stage import INFERENCE, SETTINGS, TUNING, Stage, at_rest, changed, plan_of, running
+from test.controller.stage import INFERENCE, SETTINGS, TUNING, Stage, at_rest, changed, plan_of, pushed, running
 from test.expect import eventually
 from test.reconciles import count_runs
 
@@ -229,6 +229,59 @@ async def test_the_server_waits_until_the_trainers_pod_has_left_the_gpu(stage: S
     assert not stage.stateful_set()
     stage.end_main(pod, 0)
     await eventually(stage.stateful_set)
+
+
+async def test_a_server_that_is_not_wanted_any_more_goes_before_its_nodes(stage: Stage, controller: Loop) -> None:
+    stage.create(TUNING)
+    await stage.tuned()
+    await stage.serving()
+    stage.patch({"tuning": {"onSuccess": "Release"}})
+    await eventually(lambda: not stage.stateful_set() and not stage.service() and not stage.service("-headless"))
+    await stage.reads(ResourceReady="T Released", InferenceReady="-", WorkspaceReady="T Tuned", state="Succeeded")
+    assert stage.condition("ResourceReady")["message"] == "waiting for the servers to go"
+    assert "endpoint" not in stage.status()
+    assert not [claim for claim in stage.claims() if "deletionTimestamp" in claim["metadata"]]
+    stage.remove_pod(f"{stage.name}-0")
+    await eventually(lambda: not stage.claims())
+    await eventually(lambda: stage.condition("ResourceReady")["message"] == "the nodes were given back")
+    stage.patch({"tuning": {"onSuccess": "Serve"}})
+    await stage.nodes_ready()
+    await stage.serving()
+    assert stage.service()
+
+
+async def test_a_server_that_is_not_wanted_any_more_leaves_the_users_own_node(client: Client, stage: Stage) -> None:
+    manifest = changed(TUNING, resource={"labelSelector": {"matchLabels": {"team": stage.namespace}}})
+    del manifest["resource"]["instanceType"]
+    async with running(client, replace(SETTINGS, node_provisioner="byo")):
+        stage.add_node(f"own-{stage.namespace}", {"team": stage.namespace})
+        stage.create(manifest | {"apiVersion": "kaito.sh/v1beta1"})
+        await eventually(stage.job)
+        pod = stage.start_job_pod()
+        stage.end_main(pod, 0, pushed("private.example/team/adapter:1", "sha256:" + "ab" * 32))
+        stage.end_job("Complete")
+        await stage.serving()
+        stage.patch({"tuning": {"onSuccess": "Release"}})
+        await eventually(lambda: not stage.stateful_set() and not stage.service())
+        stage.remove_pod(f"{stage.name}-0")
+        await stage.reads(ResourceReady="T Released", InferenceReady="-", WorkspaceReady="T Tuned", state="Succeeded")
+
+
+async def test_a_config_map_that_is_deleted_after_tuning_keeps_no_nodes(stage: Stage, controller: Loop) -> None:
+    stage.configure("training", **{"training_config.yaml": "training_config: {}\n"})
+    stage.create(changed(TUNING, tuning={"onSuccess": "Release", "config": "training"}))
+    pod = await stage.training()
+    stage.end_job("Complete")
+    await stage.reads(Tuned="T")  # and its pod is still at work
+    stage.core.delete_namespaced_config_map("training", stage.namespace)
+    await stage.reads(ResourceReady="F ConfigMapMissing")
+    stage.end_main(pod, 0)
+    await eventually(lambda: not stage.claims())
+    await stage.reads(ResourceReady="T Released", WorkspaceReady="T Tuned", state="Succeeded")
+    await at_rest(controller)
+    await stage.reads(ResourceReady="T Released", WorkspaceReady="T Tuned", state="Succeeded")
+    stage.patch({"tuning": {"input": {"urls": ["https://data.example/other.parquet"]}}})
+    await stage.reads(ResourceReady="F ConfigMapMissing", WorkspaceReady="F ConfigMapMissing")
 
 
 async def test_volumes_may_bring_the_data_and_keep_the_result(stage: Stage, controller: Loop) -> None:
