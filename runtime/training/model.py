@@ -84,6 +84,9 @@ def load_tokenizer(weights: Path, plan: TunePlan, config: TrainingConfig) -> Any
     template = config.model.get("chat_template")
     if template:
         tokenizer.chat_template = Path(template).read_text() if Path(template).is_file() else template
+    elif isinstance(tokenizer.chat_template, dict):  # several, by name: one is learned, and served
+        named = tokenizer.chat_template
+        tokenizer.chat_template = named.get("default") or next(iter(named.values()))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

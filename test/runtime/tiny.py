@@ -15,7 +15,7 @@ MARKED = (
 )
 
 
-def tokenizer(template: str | None = TEMPLATE) -> Any:
+def tokenizer(template: str | dict[str, str] | None = TEMPLATE) -> Any:
     import tokenizers
     import transformers
 
@@ -33,7 +33,7 @@ def tokenizer(template: str | None = TEMPLATE) -> Any:
     return made
 
 
-def write_model(folder: Path, template: str | None = TEMPLATE) -> Path:
+def write_model(folder: Path, template: str | dict[str, str] | None = TEMPLATE) -> Path:
     import torch
     import transformers
 

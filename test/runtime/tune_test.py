@@ -156,6 +156,21 @@ def test_a_run_leaves_an_adapter_that_peft_loads_and_that_learned(
     peft.PeftModel.from_pretrained(base, job.results)
 
 
+@pytest.mark.parametrize("train_on", ["assistant", "all"])
+def test_of_several_chat_templates_the_default_is_learned_and_kept(
+    train_on: str, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    (job.folder / "model").unlink()
+    tiny.write_model(job.folder / "model", {"tool_use": "{{ tools }}", "default": tiny.TEMPLATE})
+    training = "TrainingArguments: {max_steps: 1}"
+    job.config = f"training_config: {{{training}, DatasetConfig: {{train_on: {train_on}}}}}"
+    assert job.run(monkeypatch) == 0, job.status()
+    assert [path.name for path in job.results.iterdir() if path.is_dir()] == ["checkpoints"]
+    assert transformers.AutoTokenizer.from_pretrained(job.results).chat_template == tiny.TEMPLATE
+
+
 def test_evaluations_in_between_do_not_stop_4_bit_training_on_a_cpu(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     import peft
     import torch
