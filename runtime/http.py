@@ -63,7 +63,7 @@ class Middleware:
             await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
+        path = _route(scope)
         if path.startswith("/runtime/") or path.startswith(ADAPTER_PATHS):
             return await self._supervisor_only(scope, receive, send)
         if scope["method"] == "POST":
@@ -90,7 +90,7 @@ class Middleware:
             return await _refuse(send, HTTPStatus.TOO_MANY_REQUESTS, message, {"retry-after": RETRY_AFTER})
         self.pending += not ours
         try:
-            await (self._chat if scope["path"] == "/chat" else self.app)(scope, receive, send)
+            await (self._chat if _route(scope) == "/chat" else self.app)(scope, receive, send)
         finally:
             self.pending -= not ours
 
@@ -121,7 +121,7 @@ class Middleware:
         """To anybody without the secret these routes do not exist."""
         if not self._has_secret(scope):
             return await _refuse(send, HTTPStatus.NOT_FOUND, "Not Found")
-        match scope["method"], scope["path"]:
+        match scope["method"], _route(scope):
             case "GET", path if path == PENDING_PATH:
                 return await _reply(send, HTTPStatus.OK, {"pending": self.pending})
             case "POST", path if path == DRAIN_PATH:
@@ -140,6 +140,13 @@ def _rejected_counter() -> Any:
     from prometheus_client import Counter
 
     return Counter("kaito_ratelimit_rejected_total", "Requests refused with 429 because too many were in flight.")
+
+
+def _route(scope: Scope) -> str:
+    """The path as the routes below are found by it: with the user's `root-path` before it, or without (Starlette)."""
+    path: str = scope["path"]
+    inside = path.removeprefix(scope.get("root_path", ""))
+    return inside if inside.startswith("/") else path
 
 
 class _Gone(Exception):
@@ -166,6 +173,7 @@ async def _ask(app: App, scope: Scope, receive: Receive, path: str, body: bytes)
     """
     fresh = [b for b in scope["headers"] if b[0] not in (b"content-length", b"content-type", b"transfer-encoding")]
     headers = [*fresh, (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    path = scope.get("root_path", "") + path
     inner = {**scope, "path": path, "raw_path": path.encode(), "headers": headers, "query_string": b""}
     sent = gone = False
     status, parts = int(HTTPStatus.INTERNAL_SERVER_ERROR), []

@@ -37,15 +37,16 @@ class Engine:
             return
         body = await self.read(receive)
         self.headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-        if scope["path"] == "/v1/models":
+        path = scope["path"].removeprefix(scope["root_path"])
+        if path == "/v1/models":
             return await self.answer(send, 200, {"data": [{"id": "base", "max_model_len": self.context}]})
         self.asked.append((scope["method"], scope["path"], json.loads(body) if body else None))
         self.arrived.release()
         await self.gate.wait()
-        match scope["path"]:
+        match path:
             case "/health":
                 return await self.answer(send, 200 if self.healthy else 503, None)
-            case "/v1/chat/completions" | "/v1/completions" as path:
+            case "/v1/chat/completions" | "/v1/completions":
                 return await self.generate(send, path, json.loads(body))
             case _:
                 return await self.answer(send, 200, {"passed": True})
@@ -79,7 +80,9 @@ class Response:
     headers: dict[str, str]
 
 
-async def call(app: Any, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Response:
+async def call(
+    app: Any, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None, root: str = ""
+) -> Response:
     sent: list[Message] = []
     parts = [body[:3], body[3:]]
 
@@ -92,7 +95,7 @@ async def call(app: Any, method: str, path: str, body: bytes = b"", headers: dic
         sent.append(message)
 
     encoded = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-    scope = {"type": "http", "method": method, "path": path, "headers": encoded, "query_string": b""}
+    scope = {"type": "http", "method": method, "path": path, "headers": encoded, "query_string": b"", "root_path": root}
     await app(scope, receive, send)
     text = b"".join(message.get("body", b"") for message in sent)
     shown = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
@@ -188,6 +191,18 @@ async def test_adapter_routes_do_not_exist_without_the_secret(app: Middleware, e
     assert (await call(app, "POST", path, b"{}", OURS)).status == 200
 
 
+@pytest.mark.parametrize("root", ["/llm", "/v1"])
+async def test_a_root_path_opens_no_second_way_and_closes_none(app: Middleware, engine: Engine, root: str) -> None:
+    """The routes below are found with it and, but for `/v1`, without it."""
+    assert (await call(app, "POST", f"{root}/v1/load_lora_adapter", b"{}", root=root)).status == 404
+    assert (await call(app, "GET", f"{root}{http.PENDING_PATH}", root=root)).status == 404
+    assert engine.asked == []
+    assert (await call(app, "POST", f"{root}/v1/load_lora_adapter", b"{}", OURS, root)).status == 200
+    asked = await call(app, "POST", f"{root}/chat", b'{"prompt": "hi"}', root=root)
+    assert (asked.status, engine.asked[-1][1]) == (200, f"{root}/v1/chat/completions")
+    assert (await call(app, "GET", f"{root}/healthz", root=root)).body == {"status": "Healthy"}
+
+
 @pytest.mark.parametrize(("method", "path"), [("GET", http.PENDING_PATH), ("POST", http.DRAIN_PATH)])
 async def test_the_supervisors_routes_do_not_exist_without_the_secret(app: Middleware, method: str, path: str) -> None:
     assert (await call(app, method, path)).status == 404
@@ -265,7 +280,7 @@ async def test_a_caller_who_hangs_up_is_sent_nothing_and_leaves_no_traceback(eng
         sent.append(message)
 
     app = Middleware(cancelling, SETTINGS)
-    await app({"type": "http", "method": "POST", "path": "/chat", "headers": []}, receive, send)
+    await app({"type": "http", "method": "POST", "path": "/chat", "headers": [], "root_path": ""}, receive, send)
     assert sent == messages == []
     assert app.pending == 0
 
