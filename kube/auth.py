@@ -153,7 +153,7 @@ class Auth:
             if refused != self._generation:
                 return True
             self._read_at = self._clock.monotonic()
-            previous = self._identity, self._pool
+            identity, pool = self._identity, self._pool
             reuse = periodic and not self._cheap
             try:
                 self._adopt(self._identity if reuse else await self._source())
@@ -163,18 +163,17 @@ class Auth:
             # Only now: who asks meanwhile asks with the old reading. And a look at the certificates alone is no reading:
             # whoever is refused with this identity still has to read again.
             self._generation += not reuse
-            return (self._identity, self._pool) != previous
+            if self._pool is not pool:
+                await pool.retire()
+            return self._pool is not pool or self._identity != identity
 
     async def close(self) -> None:
         await self._pool.session.close()
 
     def _adopt(self, identity: Identity) -> None:
         fingerprint = _fingerprint(identity)
-        previous = getattr(self, "_pool", None)
-        if previous is None or previous.fingerprint != fingerprint:
+        if not hasattr(self, "_pool") or self._pool.fingerprint != fingerprint:
             self._pool = _Pool(_session(identity), fingerprint)
-            if previous is not None:
-                previous.retire()
         self._identity = identity
 
 
@@ -186,12 +185,10 @@ class _Pool:
         self.fingerprint = fingerprint
         self.users = 0
         self._retired = False
-        self._closing: asyncio.Task[None] | None = None
 
-    def retire(self) -> None:
+    async def retire(self) -> None:
         self._retired = True
-        if not self.users:
-            self._closing = asyncio.ensure_future(self.session.close())
+        await self.close_if_retired()
 
     async def close_if_retired(self) -> None:
         if self._retired and not self.users:
