@@ -29,9 +29,6 @@ INFERENCE = "inference"  # the component label of its pods
 GRACE_SECONDS = 60  # answers in flight are finished; after that a client would have given up
 SERVICE_PORT = 80
 
-# Annotations and labels of the Workspace that change what is rendered. All others may come and go.
-RENDERED_ANNOTATIONS = (labels.ENABLE_LOAD_BALANCER, labels.RUNTIME)
-
 
 @dataclass(frozen=True)
 class Tuned:
@@ -191,15 +188,15 @@ def pinned(artifact: Artifact) -> str:
 
 
 def inputs_hash(workspace: Workspace, decision: Decision, tuned: Tuned | None) -> str:
-    """Hash what a StatefulSet is rendered from. What the controller's own release or settings add is left out on purpose."""
-    marks = workspace.metadata.annotations
+    """Hash what a StatefulSet is rendered from. What the controller's own release or settings add is left out on purpose:
+    the label `kaito.sh/upgrade-to-version` is how a user asks for that.
+    """
     return digest(
         msgspec.to_builtins(workspace.inference),
         msgspec.to_builtins(workspace.tuning.preset) if workspace.tuning else None,
         msgspec.to_builtins(workspace.resource.label_selector),
         msgspec.to_builtins(tuned.artifact) if tuned else None,
         tuned.output.image_push_secret if tuned else "",
-        {name: marks[name] for name in RENDERED_ANNOTATIONS if name in marks},
         workspace.metadata.labels.get(labels.UPGRADE_TO_VERSION, ""),
         decision.config_hash,
         decision.rung.instance_type,

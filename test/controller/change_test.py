@@ -143,6 +143,10 @@ async def test_a_new_release_of_the_controller_restarts_no_model(
         await eventually(lambda: runs[Key(stage.namespace, stage.name)])
         await at_rest(newer)
         assert stage.stateful_set()["metadata"]["generation"] == before["metadata"]["generation"]
+        stage.patch({"metadata": {"annotations": {"kaito.sh/runtime": "vllm", "kaito.sh/enablelb": "true"}}})
+        await eventually(lambda: stage.service()["spec"]["type"] == "LoadBalancer")
+        await at_rest(newer)
+        assert stage.stateful_set()["metadata"]["generation"] == before["metadata"]["generation"]
         stage.patch({"metadata": {"labels": {"kaito.sh/upgrade-to-version": "2"}}})
         await eventually(
             lambda: stage.stateful_set()["spec"]["template"]["spec"]["containers"][0]["image"].endswith(":2")
