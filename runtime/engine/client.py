@@ -61,11 +61,9 @@ class EngineClient:
     def drain(self, timeout: float) -> None:
         self._request("POST", middleware.DRAIN_PATH, {}, timeout)
 
-    def tokens(self, timeout: float) -> float:
-        """All tokens read and written so far, from vLLM's metrics: it grows while the engine works."""
-        text = self._request("GET", "/metrics", timeout=timeout).body.decode(errors="replace")
-        names = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:iteration_tokens_total_count")
-        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(names))
+    def tokens(self, timeout: float) -> float | None:
+        """All tokens read and written so far: it grows while the engine works. None with vLLM's `disable-log-stats`."""
+        return counted(self._request("GET", "/metrics", timeout=timeout).body.decode(errors="replace"))
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float = 5.0) -> Answer:
         headers = {middleware.SECRET_HEADER: self.secret, "content-type": "application/json"}
@@ -80,6 +78,12 @@ class EngineClient:
             raise Unanswered(f"{method} {path}: {type(error).__name__} {error}") from error
         finally:
             connection.close()
+
+
+def counted(metrics: str) -> float | None:
+    names = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:iteration_tokens_total_count")
+    values = [float(line.rpartition(" ")[2]) for line in metrics.splitlines() if line.startswith(names)]
+    return sum(values) if values else None
 
 
 def effect(base: Answer, adapted: Answer) -> float:

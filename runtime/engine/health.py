@@ -19,7 +19,7 @@ class Vitals:
     monotonic: Callable[[], float]
     alive: bool = True
     why: str = ""
-    _tokens: float = -1.0
+    _tokens: float | None = None
     _moved_at: float = 0.0
     _answered_at: float = 0.0
 
@@ -36,9 +36,12 @@ class Vitals:
         if self.monotonic() - self._answered_at >= SILENT:
             self.condemn(f"the engine's server has not answered for {SILENT:.0f} s")
 
-    def progress(self, pending: int, tokens: float) -> bool:
-        """Take note; returns whether it is time to ask the engine itself."""
-        if pending == 0 or tokens != self._tokens:
+    def progress(self, pending: int, tokens: float | None) -> bool:
+        """Take note; returns whether it is time to ask the engine itself.
+
+        Never where no tokens are counted: the answer of a busy engine would come late too, behind all that wait.
+        """
+        if pending == 0 or tokens is None or tokens != self._tokens:
             self._tokens, self._moved_at = tokens, self.monotonic()
         return self.monotonic() - self._moved_at >= QUIET
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runtime.contract import Phase
-from runtime.engine.client import Answer, EngineClient, Unanswered, effect
+from runtime.engine.client import Answer, EngineClient, Unanswered, counted, effect
 from runtime.engine.health import QUIET, SILENT, Vitals
 from runtime.engine.supervisor import Duty, Supervisor
 from runtime.status import Reporter
@@ -39,8 +39,8 @@ class Scripted(EngineClient):
     def pending(self, timeout: float) -> int:
         return self._say("pending")  # type: ignore[no-any-return]  # as scripted
 
-    def tokens(self, timeout: float) -> float:
-        return self._say("tokens")  # type: ignore[no-any-return]  # as scripted
+    def tokens(self, timeout: float) -> float | None:
+        return self.said["tokens"]  # type: ignore[no-any-return]  # as scripted; None: vLLM counts none
 
 
 def watched(client: Scripted, time: Time, looks: int = 10, seconds: float = QUIET / 2) -> Vitals:
@@ -73,6 +73,23 @@ def test_requests_that_wait_on_an_engine_that_answers_a_question_are_a_slow_read
 def test_an_engine_that_owes_answers_and_answers_no_question_hangs() -> None:
     vitals = watched(Scripted(pending=3, probe=None), Time())
     assert (vitals.alive, vitals.why) == (False, "the engine hangs: requests wait and not one token comes")
+
+
+def test_an_engine_that_counts_no_tokens_is_not_judged_by_them() -> None:
+    """`disable-log-stats`: a question behind a long queue is answered late by a healthy engine too."""
+    assert watched(Scripted(pending=300, tokens=None, probe=None), Time()).alive
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("# HELP vllm:generation_tokens_total x\n", None),
+        ('vllm:prompt_tokens_total{engine="0"} 3.0\nvllm:generation_tokens_total{engine="0"} 2.0\n', 5.0),
+        ("vllm:prompt_tokens_total 0.0\n", 0.0),
+    ],
+)
+def test_counters_that_are_absent_are_no_zero(text: str, expected: float | None) -> None:
+    assert counted(text) == expected
 
 
 @pytest.mark.parametrize(
