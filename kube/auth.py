@@ -112,7 +112,7 @@ class Auth:
         self._refreshing = asyncio.Lock()
         self._read_at = clock.monotonic()
         self._generation = 0
-        self._adopt(identity)
+        self._identity, self._pool = identity, _Pool(identity)
 
     @classmethod
     async def load(cls, source: Source, clock: Clock) -> "Auth":
@@ -171,18 +171,17 @@ class Auth:
         await self._pool.session.close()
 
     def _adopt(self, identity: Identity) -> None:
-        fingerprint = _fingerprint(identity)
-        if not hasattr(self, "_pool") or self._pool.fingerprint != fingerprint:
-            self._pool = _Pool(_session(identity), fingerprint)
+        if self._pool.fingerprint != _fingerprint(identity):
+            self._pool = _Pool(identity)
         self._identity = identity
 
 
 class _Pool:
     """A session and the number of requests that it carries."""
 
-    def __init__(self, session: aiohttp.ClientSession, fingerprint: object) -> None:
-        self.session = session
-        self.fingerprint = fingerprint
+    def __init__(self, identity: Identity) -> None:
+        self.fingerprint = _fingerprint(identity)  # first: what is replaced from here on is seen by the next look
+        self.session = _session(identity)
         self.users = 0
         self._retired = False
 
