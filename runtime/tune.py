@@ -224,7 +224,7 @@ def tokenise(
 
 
 def choose_batch(plan: TunePlan, config: TrainingConfig, run: "Run", resume: Checkpoint | None, cpu: bool) -> Batch:
-    """Rows per optimiser step as the user or the recipe says, split into what fits. A resumed run keeps its split."""
+    """Rows per optimiser step as the user or the recipe says, split into what should fit. A resumed run keeps its split."""
     if resume is not None and resume.extra:
         return Batch(**resume.extra)
     given = config.training
@@ -232,13 +232,9 @@ def choose_batch(plan: TunePlan, config: TrainingConfig, run: "Run", resume: Che
     if given.get("per_device_train_batch_size"):
         return Batch(given["per_device_train_batch_size"], given.get("gradient_accumulation_steps") or 1, checkpointing)
     rows = (given.get("gradient_accumulation_steps") or 0) * max(plan.micro_batch, 1) or run.recipe.batch
-    if plan.micro_batch or cpu:
-        # Not by max_length, which may be a cap that no row comes near: a batch is as long as its longest row.
-        fitting = plan.micro_batch or recipe.HOST_TOKENS // run.train.typical
-        return Batch(*recipe.micro_batch(rows, fitting), checkpointing)
-    from runtime.training.memory import fitting_batch
-
-    return fitting_batch(run, rows, checkpointing)
+    # Not by max_length, which may be a cap that no row comes near: a batch is as long as its longest row.
+    fitting = plan.micro_batch or (recipe.HOST_TOKENS // run.train.typical if cpu else rows)
+    return Batch(*recipe.micro_batch(rows, fitting), checkpointing)
 
 
 def execute(run: "Run", batch: "Batch", store: Store, resume: Checkpoint | None, reporter: Reporter) -> Any:

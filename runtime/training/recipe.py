@@ -52,11 +52,16 @@ class Batch:
         return self.micro * self.accumulation
 
     def smaller(self) -> "Batch | None":
-        """The next batch to try after running out of memory, with the same effect on the result; None at the end."""
-        if self.micro > 1:
-            half = next(size for size in range(self.micro // 2, 0, -1) if self.rows % size == 0)
-            return Batch(half, self.rows // half, self.checkpointing)
-        return None if self.checkpointing else Batch(1, self.rows, checkpointing=True)
+        """The next batch to try after running out of memory, with the same effect on the result; None at the end.
+
+        Activations are recomputed first: it saves the most, and the planner counts its rows with it.
+        """
+        if not self.checkpointing:
+            return dataclasses.replace(self, checkpointing=True)
+        if self.micro == 1:
+            return None
+        half = next(size for size in range(self.micro // 2, 0, -1) if self.rows % size == 0)
+        return Batch(half, self.rows // half, checkpointing=True)
 
 
 def choose(width: int, rows: int) -> Recipe:

@@ -128,7 +128,8 @@ def train(run: Run, batch: Batch, store: Store, resume: Checkpoint | None, repor
             smaller = batch.smaller()
             if smaller is None:
                 raise _out_of_memory(run, reporter) from error
-            reporter.warn("BatchReduced", f"{batch.micro} rows did not fit into memory; going on with {smaller.micro}")
+            change = f"going on with {smaller.micro} and gradient checkpointing"
+            reporter.warn("BatchReduced", f"{batch.micro} rows at once did not fit into memory; {change}")
             batch, resume = smaller, store.latest()
         _free(torch)
 

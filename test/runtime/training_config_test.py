@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from runtime.contract import ExitCode
 from runtime.fault import Fault
-from runtime.training import config, memory, options, recipe
+from runtime.training import config, options, recipe
 
 # What KAITO ships as its qlora defaults, section by section.
 KAITO = """
@@ -193,10 +193,3 @@ def test_running_out_of_memory_never_changes_the_batch_and_comes_to_an_end(micro
         batch = batch.smaller()
         tried += 1
     assert tried <= 8
-
-
-@given(st.integers(1, 1 << 34), st.integers(0, 1 << 32), st.integers(1 << 34, 1 << 37))
-def test_the_rows_that_are_said_to_fit_do_fit_by_the_same_line(one: int, slope: int, total: int) -> None:
-    rows = memory.rows_that_fit(one, one + slope, total)
-    assert rows >= 1
-    assert rows == 1 or one + (rows - 1) * slope <= total

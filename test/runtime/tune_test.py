@@ -351,10 +351,29 @@ def test_too_little_memory_means_smaller_batches_of_the_same_effect(
     status = job.status()
     if code == ExitCode.OK:
         assert status.step == 20
-        assert [warning.code for warning in status.warnings] == ["BatchReduced"]
+        assert [warning.code for warning in status.warnings] == ["BatchReduced"] * 2
     else:
         assert status.reason == Reason.OUT_OF_MEMORY
         assert "max_length" in status.message
+
+
+def test_activations_are_recomputed_before_a_batch_is_made_smaller(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    import trl
+
+    compute = trl.SFTTrainer.compute_loss
+    rows: set[int] = set()
+
+    def bounded(self: Any, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
+        if model.training and not model.is_gradient_checkpointing:
+            raise torch.OutOfMemoryError("too many activations")
+        rows.add(len(inputs["input_ids"]))
+        return compute(self, model, inputs, *args, **options)
+
+    monkeypatch.setattr(trl.SFTTrainer, "compute_loss", bounded)
+    assert job.run(monkeypatch) == 0, job.status()
+    assert rows == {4}  # as was asked for, and as the planner counts
+    assert "gradient checkpointing" in job.status().warnings[0].message
 
 
 def test_a_precision_that_the_device_decides_is_said(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
