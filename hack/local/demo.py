@@ -81,7 +81,7 @@ def recording(box: cluster.Box) -> Iterator[Recorder]:
 
 
 def steps(session: Session) -> list[tuple[str, Callable[[], object]]]:
-    """Titles and actions; the numbers are those of the session in README.md."""
+    """Titles and actions, in the order of the session in README.md."""
     return [
         ("1. Both controllers, as Deployments", session.deploy),
         ("2. Facts that no model can know, drawn for this run", session.show_facts),

@@ -5,9 +5,7 @@ cluster, so that images are built and pushed once; the private one's belongs to 
 Knows nothing of what the images contain.
 """
 
-import base64
 import contextlib
-import json
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,12 +104,6 @@ def credentials(folder: Path) -> tuple[str, str]:
     """User and password of the private registry."""
     user, _, password = (folder.resolve() / "registry-password").read_text().strip().partition(":")
     return user, password
-
-
-def docker_config(folder: Path) -> str:
-    """The private registry's credentials as a `.dockerconfigjson`."""
-    pair = ":".join(credentials(folder))
-    return json.dumps({"auths": {PRIVATE: {"auth": base64.b64encode(pair.encode()).decode()}}})
 
 
 def registry_config(registry: Registry) -> dict[str, object]:

@@ -3,7 +3,6 @@
     GET    /admin/state                 cluster, pools, operations, armed faults, settings
     GET    /admin/nodes                 the Node object of every machine that should be one (`?pool=` for one pool's)
     GET    /admin/log                   ARM requests, oldest first; `?pool=&kind=&method=` select (kind: PUT DELETE GET LIST CLUSTER OPERATION)
-    DELETE /admin/log                   forget them
     GET    /admin/settings              timing, paging, LIST lag, throttling, token … (model.Settings)
     PATCH  /admin/settings              change the given ones
     GET    /admin/catalogue             names of the errors that `refuse` and `fail` know
@@ -63,7 +62,6 @@ class Admin:
             web.get("/admin/state", _answering(self._state)),
             web.get("/admin/nodes", _answering(self._nodes)),
             web.get("/admin/log", _answering(self._log)),
-            web.delete("/admin/log", _answering(self._clear_log)),
             web.get("/admin/settings", _answering(self._settings)),
             web.patch("/admin/settings", _answering(self._configure)),
             web.get("/admin/catalogue", _answering(self._catalogue)),
@@ -95,9 +93,6 @@ class Admin:
         return self._journal.select(
             **{key: request.query[key] for key in ("pool", "kind", "method") if key in request.query}
         )
-
-    async def _clear_log(self, request: web.Request) -> Any:
-        self._journal.clear()
 
     async def _settings(self, request: web.Request) -> Any:
         return self._cloud.world.settings
@@ -215,10 +210,6 @@ class AdminClient:
     async def log(self, **wanted: str) -> list[Entry]:
         """Return the request log, of one pool, kind or method."""
         return msgspec.convert(await self._call("GET", "/admin/log", params=wanted), list[Entry])
-
-    async def clear_log(self) -> None:
-        """Forget the request log."""
-        await self._call("DELETE", "/admin/log")
 
     async def evict(self, pool: str, *, again: bool = False) -> None:
         """Let the pool's machines vanish; with `again` new ones come."""
