@@ -12,7 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 from runtime import contract, log
-from runtime.contract import ExitCode, Phase, Reason
+from runtime.contract import ExitCode, Phase, Reason, Status
 from runtime.fault import Fault
 from runtime.status import Reporter, StatusServer, write_report
 
@@ -33,6 +33,20 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--termination-log", type=Path, default=Path(contract.TERMINATION_LOG), metavar="FILE")
 
 
+def preempt(_signal: int, _frame: FrameType | None) -> None:
+    """Answer SIGTERM. Process 1 of a container ignores it unless somebody handles it."""
+    raise Fault(ExitCode.PREEMPTED, Reason.PREEMPTED, "stopped by SIGTERM; the next pod goes on")
+
+
+def ignore_sigterm() -> None:
+    """Let nothing undo what is done. A handler instead of SIG_IGN, which programs that we start would inherit."""
+    signal.signal(signal.SIGTERM, lambda *_: None)
+
+
+def _always(_status: Status) -> bool:
+    return True
+
+
 def run(
     work: Callable[[Reporter], None],
     *,
@@ -40,12 +54,15 @@ def run(
     port: int = contract.STATUS_PORT,
     termination_log: Path = Path(contract.TERMINATION_LOG),
     internal: Reason = Reason.INTERNAL,
+    on_sigterm: Callable[[int, FrameType | None], None] = preempt,
+    live: Callable[[Status], bool] = _always,
+    ready: Callable[[Status], bool] = _always,
 ) -> int:
     """Run `work` under a status server and translate how it ended into an exit code and a termination report."""
     log.setup()
-    signal.signal(signal.SIGTERM, preempt)
+    signal.signal(signal.SIGTERM, on_sigterm)
     reporter = Reporter(phase)
-    with StatusServer(reporter, port=port):
+    with StatusServer(reporter, port=port, live=lambda: live(reporter.status), ready=lambda: ready(reporter.status)):
         try:
             try:
                 work(reporter)
@@ -59,13 +76,3 @@ def run(
             reporter.fail(Fault(ExitCode.INTERNAL, internal, f"{type(error).__name__}: {error}"))
     write_report(reporter.status, termination_log)
     return reporter.status.exit or 0
-
-
-def preempt(_signal: int, _frame: FrameType | None) -> None:
-    """Answer SIGTERM. Process 1 of a container ignores it unless somebody handles it."""
-    raise Fault(ExitCode.PREEMPTED, Reason.PREEMPTED, "stopped by SIGTERM; the next pod goes on")
-
-
-def ignore_sigterm() -> None:
-    """Let nothing undo what is done. A handler instead of SIG_IGN, which programs that we start would inherit."""
-    signal.signal(signal.SIGTERM, lambda *_: None)

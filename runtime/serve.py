@@ -6,11 +6,10 @@ adapters/'s.
 """
 
 import argparse
+import contextlib
 import dataclasses
-import logging
 import os
 import secrets
-import signal
 import sys
 import tempfile
 import time
@@ -18,19 +17,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from runtime import contract, log, machine, program
+from runtime import contract, machine, program
 from runtime.adapters import preflight, served
-from runtime.contract import Accelerator, ExitCode, Phase, Reason, ServePlan
+from runtime.contract import Accelerator, Phase, ServePlan
 from runtime.engine import config, pod, process, render
 from runtime.engine.client import EngineClient
 from runtime.engine.health import Vitals
 from runtime.engine.process import EngineProcess
 from runtime.engine.render import Engine
 from runtime.engine.supervisor import NORMAL, Duty, Loadable, Pace, Stopped, Supervisor, bad_adapter
-from runtime.fault import Fault
-from runtime.status import Reporter, StatusServer, write_report
-
-logger = logging.getLogger(__name__)
+from runtime.status import Reporter
 
 # Codes of warnings, no reasons of a condition. The first: an adapter is served, but may not do what its author meant,
 # unlike AdapterInvalid, which keeps the server from being ready.
@@ -99,31 +95,24 @@ class Server:
 
 
 def run(server: Server, options: argparse.Namespace) -> int:
-    """The edge: status server up, the plan served, one exit code, one termination report."""
-    reporter = Reporter(Phase.VALIDATING)
     vitals = server.vitals
 
-    def ready() -> bool:
-        return vitals.alive and reporter.status.phase == Phase.READY
-
-    with StatusServer(reporter, port=options.port, live=lambda: vitals.alive, ready=ready):
-        try:
+    def work(reporter: Reporter) -> None:
+        with contextlib.suppress(Stopped):  # before there was an engine
             server.serve(pod.read_plan(os.environ.get(contract.PLAN_ENV, "")), reporter)
-            reporter.succeed()
-        except Stopped:  # before there was an engine
-            reporter.succeed()
-        except Fault as fault:
-            reporter.fail(fault)
-        except Exception as error:
-            logger.exception("unexpected error")
-            reporter.fail(Fault(ExitCode.INTERNAL, Reason.INTERNAL, f"{type(error).__name__}: {error}"))
-    write_report(reporter.status, options.termination_log)
-    return reporter.status.exit or 0
+
+    return program.run(
+        work,
+        phase=Phase.VALIDATING,
+        port=options.port,
+        termination_log=options.termination_log,
+        on_sigterm=_stop,
+        live=lambda _: vitals.alive,
+        ready=lambda status: vitals.alive and status.phase == Phase.READY,
+    )
 
 
 def main(command: Callable[[str, Sequence[str]], Sequence[str]] = process.command, pace: Pace = NORMAL) -> int:
-    log.setup()
-    signal.signal(signal.SIGTERM, _stop)
     options = _parse()
     server = Server(options.weights, options.config, options.adapters, command, options.api_port, pace)
     return run(server, options)
@@ -140,7 +129,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: a second one would cut the drain short
+    program.ignore_sigterm()  # once is enough: a second one would cut the drain short
     raise Stopped
 
 
