@@ -1,7 +1,7 @@
 """Emptying a node before its machine goes: cordon, evict in four groups, wait for volumes.
 
-Evictions go through the eviction API, so disruption budgets are kept, until the grace period of the claim ends; then pods
-are deleted with what is left of it. Everything is derived from the pods that are there: a drain that was interrupted goes on
+Evictions go through the eviction API, so disruption budgets are kept, and pods that may not be disrupted are waited for,
+until the grace period of the claim ends; then pods are deleted with what is left of it. Everything is derived from the pods that are there: a drain that was interrupted goes on
 where it stood. Knows nothing of clouds.
 """
 
@@ -46,7 +46,7 @@ async def drain(context: Context, node: Node, deadline: datetime | None) -> Sequ
     waiting = [pod for pod in pods if drainable(pod, context.clock.now())]
     deleted = await _shorten(context, waiting, deadline) if deadline is not None else set()
     for pod in next_group(waiting):
-        if not pod.metadata.deleting and pod.metadata.uid not in deleted:
+        if not pod.metadata.deleting and pod.metadata.uid not in deleted and not protected(pod):
             await _evict(context, node, pod)
     return waiting
 
@@ -64,6 +64,11 @@ def drainable(pod: Pod, now: datetime) -> bool:
         return False
     deleted = pod.metadata.deletion_timestamp
     return deleted is None or now - parse_timestamp(deleted) < STUCK
+
+
+def protected(pod: Pod) -> bool:
+    """Whether the pod is not to be evicted: it ends by itself, or when the grace period of the claim does."""
+    return pod.metadata.annotations.get(labels.DO_NOT_DISRUPT) == "true"
 
 
 def next_group(pods: Iterable[Pod]) -> Sequence[Pod]:

@@ -5,20 +5,22 @@ on the way: Drained, VolumesDetached, InstanceTerminating. The same pool-deletin
 """
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from kube.api import labels
-from kube.api.nodeclaim import DRAINED, INSTANCE_TERMINATING, VOLUMES_DETACHED, NodeClaim
-from kube.api.workload import NODES, Node
+from kube.api.nodeclaim import DISRUPTION_REASON, DRAINED, INSTANCE_TERMINATING, VOLUMES_DETACHED, NodeClaim
+from kube.api.workload import NODES, Node, Pod
 from kube.clock import parse_timestamp, timestamp
 from kube.errors import NotFound
 from provisioner import metrics
 from provisioner.claims import launch_time, owns
 from provisioner.cloud import CloudError, ClusterNotRunning, Instance, InstanceExists, State
 from provisioner.context import Context, Draft
-from provisioner.drain import attached_volumes, cordon, drain
+from provisioner.drain import attached_volumes, cordon, drain, protected
 from provisioner.quantity import parse_duration
+from provisioner.repair import Disruption
 
 log = logging.getLogger(__name__)
 
@@ -74,19 +76,25 @@ class Termination:
 
     async def _deadline(self, draft: Draft) -> datetime | None:
         """When patience ends. Stored once, so that a restart does not grant it anew."""
-        claim = draft.claim
+        claim, grace = draft.claim, self._grace(draft)
         stored = claim.metadata.annotations.get(labels.TERMINATION_TIMESTAMP)
         if stored:
             return parse_timestamp(stored)
-        if not claim.spec.termination_grace_period or claim.metadata.deletion_timestamp is None:
+        if grace is None or claim.metadata.deletion_timestamp is None:
             return None
-        moment = parse_timestamp(claim.metadata.deletion_timestamp) + parse_duration(
-            claim.spec.termination_grace_period
-        )
+        moment = parse_timestamp(claim.metadata.deletion_timestamp) + grace
         draft.annotations[labels.TERMINATION_TIMESTAMP] = timestamp(moment)
         context, text = self._context, timestamp(moment)
         context.warn(claim, "TerminationGracePeriodExpiring", f"All pods will be deleted by {text}", action="Draining")
         return moment
+
+    def _grace(self, draft: Draft) -> timedelta | None:
+        """How long pods may take; None is for ever. On a node that was given up nobody answers for them any more."""
+        disrupted = draft.conditions.get(DISRUPTION_REASON)
+        if disrupted is not None and disrupted.reason == Disruption.UNHEALTHY:
+            return timedelta()
+        grace = draft.claim.spec.termination_grace_period
+        return parse_duration(grace) if grace else None
 
     async def _empty(self, draft: Draft, node: Node, deadline: datetime | None) -> timedelta | None:
         """Drain and detach. None when there is nothing left to wait for, or nobody to wait for it."""
@@ -98,8 +106,7 @@ class Termination:
         over = deadline is not None and self._context.clock.now() >= deadline
         left = await drain(self._context, node, deadline)
         if left and not over:
-            names = ", ".join(sorted(str(pod.metadata.key) for pod in left)[:5])
-            draft.conditions.set(DRAINED, "Unknown", "Draining", f"Waiting for {len(left)} pods: {names}")
+            draft.conditions.set(DRAINED, "Unknown", "Draining", _awaited(left))
             return DRAIN_AGAIN
         if not left and not draft.conditions.is_true(DRAINED):
             draft.conditions.set(DRAINED, True, DRAINED)
@@ -248,6 +255,13 @@ class Termination:
         if asked is not None:
             metrics.instance_termination.labels(pool).observe(clock.monotonic() - asked.first)
         metrics.since(metrics.claim_termination.labels(pool), claim.metadata.deletion_timestamp or "", clock)
+
+
+def _awaited(pods: Sequence[Pod]) -> str:
+    names = ", ".join(sorted(str(pod.metadata.key) for pod in pods)[:5])
+    kept = sum(protected(pod) for pod in pods)
+    why = f"; {kept} of them may not be disrupted ({labels.DO_NOT_DISRUPT}): they end by themselves or with the grace period"
+    return f"Waiting for {len(pods)} pods: {names}{why if kept else ''}"
 
 
 def _nodepool(claim: NodeClaim) -> str:

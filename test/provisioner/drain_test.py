@@ -14,6 +14,7 @@ from test.provisioner.conftest import Box
 
 NOW = datetime(2030, 1, 1, 0, 10, tzinfo=UTC)
 DISRUPTED = "karpenter.sh/disrupted"
+PROTECTED = {"karpenter.sh/do-not-disrupt": "true"}
 READY = {"type": "Ready", "status": "True", "lastTransitionTime": "2030-01-01T00:00:00Z"}
 
 
@@ -96,6 +97,53 @@ async def test_without_a_grace_period_a_disruption_budget_is_kept(box: Box, name
     assert await box.pool_state(name) == "Succeeded"
 
 
+async def test_a_pod_that_may_not_be_disrupted_is_waited_for(box: Box, namespace: str) -> None:
+    name, node = await box.ready()
+    _pod(box, namespace, node, "training", annotations=PROTECTED)
+    _pod(box, namespace, node, "work")
+    _pod(box, namespace, node, "agent", owner="DaemonSet")
+    box.delete(name)
+    await eventually(lambda: _leaving(box, namespace, "work"))
+    _finish(box, namespace, "work")
+
+    def alone() -> bool:
+        message = box.condition(name, "Drained").get("message", "")
+        return "training" in message and "do-not-disrupt" in message and "work" not in message
+
+    await eventually(alone)
+    assert box.status_of(name, "Drained") == ("Unknown", "Draining")
+    assert not _leaving(box, namespace, "training")
+    assert not _leaving(box, namespace, "agent")  # what serves the pods goes after them
+
+    box.core.patch_namespaced_pod_status("training", namespace, {"status": {"phase": "Succeeded"}})
+    await eventually(lambda: _leaving(box, namespace, "agent"))
+    _finish(box, namespace, "agent")
+    await box.gone(name)
+
+
+async def test_the_grace_period_ends_also_for_a_pod_that_may_not_be_disrupted(box: Box, namespace: str) -> None:
+    name, node = await box.ready(terminationGracePeriod="70s")
+    _pod(box, namespace, node, "training", grace=30, annotations=PROTECTED)
+    box.delete(name)
+    await box.becomes(name, "Drained", "Unknown", "Draining")
+    assert not _leaving(box, namespace, "training")
+    box.clock.leap(50)
+    await eventually(lambda: _leaving(box, namespace, "training"))
+    assert await box.pool_state(name) == "Succeeded"
+    box.clock.leap(25)
+    await box.gone(name)
+    assert await box.pool(name) is None
+
+
+async def test_nobody_waits_for_pods_on_an_unhealthy_node(box: Box, namespace: str) -> None:
+    name, node = await box.ready(terminationGracePeriod="1h")
+    _pod(box, namespace, node, "training", annotations=PROTECTED)
+    box.clock.leap(11 * 60)
+    box.report(node, ready=False, since=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+    await box.gone(name)
+    assert _leaving(box, namespace, "training")
+
+
 async def test_volumes_are_detached_before_the_machine_goes(box: Box) -> None:
     name, node = await box.ready()
     storage = independent.StorageV1Api(box.api)
@@ -121,7 +169,16 @@ async def test_nobody_waits_for_pods_on_a_machine_that_is_gone(box: Box, namespa
     await box.gone(name)
 
 
-def _pod(box: Box, namespace: str, node: str, name: str, *, owner: str = "", grace: int = 30) -> None:
+def _pod(
+    box: Box,
+    namespace: str,
+    node: str,
+    name: str,
+    *,
+    owner: str = "",
+    grace: int = 30,
+    annotations: dict[str, str] | None = None,
+) -> None:
     with_owner: dict[str, Any] = {}
     if owner:
         reference = {"apiVersion": "apps/v1", "kind": owner, "name": "owner", "uid": "u-1", "controller": True}
@@ -130,7 +187,7 @@ def _pod(box: Box, namespace: str, node: str, name: str, *, owner: str = "", gra
     core.create_namespaced_pod(
         namespace,
         {
-            "metadata": {"name": name, "labels": {"app": name}, **with_owner},
+            "metadata": {"name": name, "labels": {"app": name}, "annotations": annotations or {}, **with_owner},
             "spec": {
                 "nodeName": node,
                 "terminationGracePeriodSeconds": grace,
