@@ -195,15 +195,18 @@ class Store:
                 return  # nor may the others be deleted, or the registry is away
 
     def _push(self, remote: Remote, checkpoint: Checkpoint, schedule: Schedule, reporter: Reporter) -> None:
-        artifact = push(
-            checkpoint.folder,
-            remote.reference,
-            secrets=remote.secrets,
-            annotations={"sh.kaito.checkpoint.step": str(checkpoint.step)},
-            schedule=schedule,
-            reporter=reporter,
-            artifact_type=CHECKPOINT_TYPE,
-        )
+        try:
+            artifact = push(
+                checkpoint.folder,
+                remote.reference,
+                secrets=remote.secrets,
+                annotations={"sh.kaito.checkpoint.step": str(checkpoint.step)},
+                schedule=schedule,
+                reporter=reporter,
+                artifact_type=CHECKPOINT_TYPE,
+            )
+        except OSError as error:  # no room to pack it in
+            raise Fault(ExitCode.INTERNAL, Reason.TRAINER_FAILED, f"packing failed: {error}") from error
         self._published.append(artifact.digest)
 
 

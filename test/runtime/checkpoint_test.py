@@ -1,6 +1,8 @@
 """Checkpoints: complete or absent, this run's or nobody's, kept in a real registry. What is in them: tune_test."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from runtime.fault import Fault
 from runtime.oci.reference import Reference
 from runtime.retry import Schedule
 from runtime.status import Reporter
+from runtime.training import checkpoint
 from runtime.training.checkpoint import MANIFEST, Remote, Store, run_id
 from test.runtime.registry import Registry, free_port, running, write_secret
 
@@ -152,6 +155,23 @@ class TestRemote:
         kept.publish_meanwhile(latest, SOON)
         kept.settle()
         assert [warning.code for warning in kept.reporter.status.warnings] == [Reason.REGISTRY_UNAVAILABLE]
+
+    def test_a_push_for_which_there_is_no_room_is_a_warning_too(
+        self, remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(checkpoint, "push", full)
+        kept = store(tmp_path, remote)
+        save(kept, 3)
+        latest = kept.latest()
+        assert latest is not None
+        kept.publish_meanwhile(latest, SOON)
+        kept.settle()
+        (warning,) = kept.reporter.status.warnings
+        assert "step 3" in warning.message
+        assert "No space left" in warning.message
 
     def test_a_later_push_that_succeeds_takes_the_warning_back(self, registry: Registry, tmp_path: Path) -> None:
         nowhere = Remote(Reference.parse(f"127.0.0.1:{free_port()}/a/b:1"), ())
