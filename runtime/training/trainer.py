@@ -121,9 +121,10 @@ def train(run: Run, batch: Batch, store: Store, resume: Checkpoint | None, repor
     """Train to the end and return the trainer. Raises Fault when preempted, out of memory, or when the loss breaks."""
     import torch
 
+    preemption = Preemption()
     while True:
         try:
-            return _attempt(run, batch, store, resume, reporter, grace)
+            return _attempt(run, batch, store, resume, reporter, preemption, grace)
         except torch.OutOfMemoryError as error:
             smaller = batch.smaller()
             if smaller is None:
@@ -131,11 +132,20 @@ def train(run: Run, batch: Batch, store: Store, resume: Checkpoint | None, repor
             change = f"going on with {smaller.micro} and gradient checkpointing"
             reporter.warn("BatchReduced", f"{batch.micro} rows at once did not fit into memory; {change}")
             batch, resume = smaller, store.latest()
+        if preemption.wanted:
+            _leave(store, resume, preemption.left(grace))
         _free(torch)
 
 
-def _attempt(run: Run, batch: Batch, store: Store, resume: Checkpoint | None, reporter: Reporter, grace: float) -> Any:
-    preemption = Preemption()
+def _attempt(
+    run: Run,
+    batch: Batch,
+    store: Store,
+    resume: Checkpoint | None,
+    reporter: Reporter,
+    preemption: Preemption,
+    grace: float,
+) -> Any:
     step_tokens = batch.rows * run.train.tokens / len(run.train.rows)
     stop_early = not {"num_train_epochs", "max_steps"} & set(run.config.training)  # who says how long means it
     watch = Watch(reporter, store, preemption, batch, step_tokens, stop_early)
@@ -144,16 +154,19 @@ def _attempt(run: Run, batch: Batch, store: Store, resume: Checkpoint | None, re
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume and resume.step else None)
         store.settle()
         if preemption.wanted and not watch.finished(trainer.state):
-            _leave(store, watch.last, grace)
+            _leave(store, watch.last, preemption.left(grace))
     return trainer
 
 
-def _leave(store: Store, last: Checkpoint | None, grace: float) -> NoReturn:
-    """End for now: the next pod goes on from the checkpoint that is kept here."""
-    if last is not None:
-        store.publish(last, Schedule(deadline=grace, first=0.5, longest=2.0))
+def _leave(store: Store, last: Checkpoint | None, left: float) -> NoReturn:
+    """End for now: the next pod goes on from the checkpoint that is kept here, or else from the one before."""
     what = f"step {last.step} is saved" if last else "no step was made"
-    raise Fault(ExitCode.PREEMPTED, Reason.PREEMPTED, f"stopped by SIGTERM; {what}, the next pod goes on")
+    try:
+        if last is not None:
+            store.publish(last, Schedule(deadline=left, first=0.5, longest=2.0))
+    except Fault as fault:  # what a push that failed means otherwise, the end of the Job, is not meant here
+        what = f"the checkpoint could not be kept ({fault})"
+    raise Fault(ExitCode.PREEMPTED, Reason.PREEMPTED, f"stopped by SIGTERM; {what}; the next pod goes on")
 
 
 def _free(torch: Any) -> None:

@@ -28,8 +28,17 @@ MEANWHILE = Schedule(deadline=60.0)  # for pushing a checkpoint while training g
 class Preemption:
     """SIGTERM while training: finish the step, save, stop. Before and after, it ends the program at once."""
 
-    def __init__(self) -> None:
-        self.wanted = False
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._since: float | None = None
+
+    @property
+    def wanted(self) -> bool:
+        return self._since is not None
+
+    def left(self, grace: float) -> float:
+        """Seconds that are left of a grace that began with the signal."""
+        return grace if self._since is None else max(0.0, self._since + grace - self._monotonic())
 
     def __enter__(self) -> "Preemption":
         self._before = signal.signal(signal.SIGTERM, self._note)
@@ -39,7 +48,8 @@ class Preemption:
         signal.signal(signal.SIGTERM, self._before)
 
     def _note(self, _signal: int, _frame: FrameType | None) -> None:
-        self.wanted = True
+        if self._since is None:
+            self._since = self._monotonic()
 
 
 class Watch(transformers.TrainerCallback):  # type: ignore[misc]  # untyped base

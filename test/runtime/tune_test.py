@@ -5,6 +5,7 @@ What a data set or a configuration may look like is covered in data_test and tra
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -24,7 +25,7 @@ from runtime.contract import ExitCode, Reason, Status, TunePlan
 from runtime.fault import Fault
 from runtime.training.checkpoint import Store
 from test.runtime import tiny
-from test.runtime.registry import Registry, free_port, write_secret
+from test.runtime.registry import Registry, free_port, running, write_secret
 
 pytestmark = [pytest.mark.runtime, pytest.mark.filterwarnings("default"), pytest.mark.timeout(600)]
 
@@ -300,6 +301,50 @@ def test_after_sigterm_the_next_pod_goes_on_and_ends_with_the_same_adapter(
     whole = job.status().artifact
     assert whole is not None
     assert layers(registry, "team/adapter")[1] == layers(registry, "team/whole")[1]
+
+
+def test_a_registry_that_is_away_at_sigterm_does_not_fail_the_job(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(contract.GRACE_ENV, "12")
+    job.config = CONFIG.format(more="").replace("num_train_epochs: 1", "num_train_epochs: 60")
+    with contextlib.ExitStack() as pods:
+        with running(job.folder / "registry") as registry:
+            job.plan = image_plan(registry)
+            pod = pods.enter_context(job.running())
+            pod.follow(r"phase Training")
+        pod.process.send_signal(signal.SIGTERM)
+        assert pod.wait() == ExitCode.PREEMPTED
+    assert job.status().reason == Reason.PREEMPTED
+    assert "could not be kept" in job.status().message
+
+
+def test_sigterm_in_an_attempt_that_runs_out_of_memory_is_not_forgotten(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    import trl
+
+    compute = trl.SFTTrainer.compute_loss
+    calls = itertools.count(1)
+
+    def full(self: Any, *args: Any, **options: Any) -> Any:
+        if next(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise torch.OutOfMemoryError("too many rows")
+        return compute(self, *args, **options)
+
+    monkeypatch.setattr(trl.SFTTrainer, "compute_loss", full)
+    assert job.run(monkeypatch) == ExitCode.PREEMPTED
+    assert next(calls) == 4  # nothing was begun anew
+
+
+def test_the_grace_to_save_in_counts_from_sigterm() -> None:
+    from runtime.training.watch import Preemption
+
+    seconds = iter([100.0, 130.0, 500.0])
+    with Preemption(lambda: next(seconds)) as preemption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert preemption.wanted
+    assert [preemption.left(50.0), preemption.left(50.0)] == [20.0, 0.0]
 
 
 def layers(registry: Registry, repository: str) -> Any:
