@@ -19,6 +19,7 @@ from kubernetes import utils
 from kubernetes.client.exceptions import ApiException
 
 from hack.local.controlplane import ControlPlane
+from provisioner import rbac
 from test.conftest import ROOT
 from test.expect import eventually
 from test.kube.gateway import gateway
@@ -109,12 +110,20 @@ async def process(box: Box, kubeconfig: str, name: str = "one", *arguments: str)
             await running.end(signal.SIGKILL)
 
 
-async def test_its_own_roles_suffice_for_a_whole_life(idle: Box, roles: str) -> None:
+def test_its_roles_hold_no_verb_that_the_client_does_not_have() -> None:
+    for rule in (*rbac.CLUSTER, *rbac.NAMESPACED):
+        assert set(rule.verbs) <= {"get", "list", "watch", "create", "patch", "delete"}, rule
+    watched = {resource for rule in rbac.CLUSTER if "watch" in rule.verbs for resource in rule.resources}
+    assert watched == {"nodeclaims", "nodes"}
+
+
+async def test_its_own_roles_suffice_for_a_whole_life(idle: Box, roles: str, namespace: str) -> None:
     async with process(idle, roles) as provisioner:
         await eventually(provisioner.ready, timeout=START)
-        name, _ = await idle.ready()
+        name, node = await idle.ready(terminationGracePeriod="4s")
+        _occupy(idle, namespace, node)
         idle.delete(name)
-        await idle.gone(name)
+        await idle.gone(name, timeout=START)
         assert await idle.pool(name) is None
         await eventually(lambda: _shows(provisioner, 'karpenter_nodeclaims_terminated_total{nodepool="kaito"} 1.0'))
         _, metrics = await provisioner.get("/metrics")
@@ -125,6 +134,33 @@ async def test_its_own_roles_suffice_for_a_whole_life(idle: Box, roles: str) -> 
     assert "orbidden" not in log
     assert 'kaito_arm_requests_total{code="200",verb="PUT"} 1.0' in metrics
     assert 'controller_runtime_reconcile_total{controller="nodeclaim.lifecycle",result="success"}' in metrics
+
+
+def _occupy(box: Box, namespace: str, node: str) -> None:
+    """Pods to evict, to delete with the claim's grace period, and to leave there with a volume."""
+    claim = {
+        "metadata": {"name": "data"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}},
+            "volumeName": "pv-data",
+        },
+    }
+    box.core.create_namespaced_persistent_volume_claim(namespace, claim)
+    data = {"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]}
+    for name, annotations, more in (
+        ("goes", {}, {}),
+        ("trains", {"karpenter.sh/do-not-disrupt": "true"}, {}),
+        ("stays", {}, {"tolerations": [{"operator": "Exists"}], **data}),
+    ):
+        spec = {"nodeName": node, "containers": [{"name": "c", "image": "none"}], "terminationGracePeriodSeconds": 1}
+        metadata = {"name": name, "annotations": annotations}
+        box.core.create_namespaced_pod(namespace, {"metadata": metadata, "spec": spec | more})
+    attachment = {
+        "metadata": {"name": f"data-{node}"},
+        "spec": {"attacher": "disk.csi.azure.com", "nodeName": node, "source": {"persistentVolumeName": "pv-data"}},
+    }
+    independent.StorageV1Api(box.api).create_volume_attachment(attachment)
 
 
 async def test_killed_the_hard_way_its_successor_goes_on(idle: Box, roles: str) -> None:
