@@ -1,10 +1,10 @@
-"""Phase 5, `JobStarted` and `Tuned`: a Job that trains and pushes, and what is known of it for good.
+"""`JobStarted` and `Tuned`: a Job that trains and pushes, and what is known of it for good.
 
 Outcomes come from the Job and the termination report; the pod's status port is asked for display alone. `Tuned`, once
 True, stays, whatever becomes of the Job; only a tuning that means something else begins anew.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -62,15 +62,15 @@ class Tuning:
         self, workspace: Workspace, spec: TuningSpec, decision: Decision, draft: Draft, *, nodes_ready: bool
     ) -> bool:
         """Bring the training about as far as possible now. Return whether its result is there and its GPUs are free."""
-        if tuned_for(workspace, result_hash(spec, decision)):
+        inputs = result_hash(spec, decision)
+        if tuned_for(workspace, inputs):
             draft.done(ConditionType.JOB_STARTED, Reason.JOB_STARTED, STARTED_MESSAGE)
             draft.done(ConditionType.TUNED, Reason.TUNED, draft.reason_of(ConditionType.TUNED)[1])
             return self._free(workspace)
-        if draft.conditions.is_true(ConditionType.TUNED):
-            draft.tuning = None  # it was made from something else
-        waiting = Reason.JOB_PENDING
+        if draft.tuning is not None and draft.tuning.inputs != inputs:
+            draft.tuning = None  # what is known is of another training
         try:
-            job = await self._ensure_job(workspace, spec, decision, draft, nodes_ready=nodes_ready)
+            job = await self._ensure_job(workspace, spec, decision, nodes_ready=nodes_ready)
         except NameTaken as taken:
             return self._refused(draft, Problem(Reason.NAME_CONFLICT, str(taken)))
         except (BadRequest, Forbidden, Invalid) as error:
@@ -78,10 +78,10 @@ class Tuning:
             return self._refused(draft, Problem(Reason.CONTAINER_START_ERROR, message))
         if job is None:
             message = "the Job is about to start" if nodes_ready else "waiting for nodes"
-            draft.wait(ConditionType.JOB_STARTED, waiting, message)
+            draft.wait(ConditionType.JOB_STARTED, Reason.JOB_PENDING, message)
             self._not_tuned(draft, Problem(Reason.TUNING, message), trouble=False)
             return False
-        await self._judge(workspace, spec, decision, job, draft)
+        await self._judge(workspace, spec, inputs, job, draft)
         return draft.conditions.is_true(ConditionType.TUNED) and self._free(workspace)
 
     def finished(self, workspace: Workspace, decision: Decision | Refusal) -> bool:
@@ -104,7 +104,7 @@ class Tuning:
         return all(terminal(pod) for pod in self._world.pods_of(workspace, TUNING))
 
     async def _ensure_job(
-        self, workspace: Workspace, spec: TuningSpec, decision: Decision, draft: Draft, *, nodes_ready: bool
+        self, workspace: Workspace, spec: TuningSpec, decision: Decision, *, nodes_ready: bool
     ) -> Job | None:
         """Create the Job, or replace one that was made from something else. Return it where it is as wanted."""
         job = self._world.jobs.get(workspace.metadata.key)
@@ -112,8 +112,6 @@ class Tuning:
         if job is not None and not owned(job, workspace):
             raise NameTaken(f"Job {workspace.metadata.name} exists and is not this Workspace's")
         outdated = job is not None and job.metadata.annotations.get(labels.INPUTS) != inputs
-        if outdated:
-            draft.tuning = None  # its steps are those of another training
         if job is not None and (outdated or self._due(workspace, job)):
             await self._world.delete(JOBS, job)
             return None
@@ -129,22 +127,22 @@ class Tuning:
         except AlreadyExists:
             return await self._world.current(workspace, JOBS, workspace.metadata.key)
 
-    async def _judge(self, workspace: Workspace, spec: TuningSpec, decision: Decision, job: Job, draft: Draft) -> None:
+    async def _judge(self, workspace: Workspace, spec: TuningSpec, inputs: str, job: Job, draft: Draft) -> None:
         ended = {each.type: each for each in job.status.conditions if each.true and each.type in ("Complete", "Failed")}
         known = _said_before(draft) if "Failed" in ended else None
         found = self._world.pods_of(workspace, TUNING)
         if ended and known is None:  # it is kept for good, and the watch of pods may be behind that of Jobs
             found = await self._world.current_pods_of(workspace, TUNING)
-        found.sort(key=lambda pod: pod.metadata.creation_timestamp, reverse=True)
+        found = newest_first(found, job)
         if "Complete" in ended:
-            self._succeeded(workspace, spec, decision, found, draft)
+            self._succeeded(workspace, spec, inputs, found, draft)
         elif "Failed" in ended:
             problem = _of_trainer(diagnose(found, ())) or known
             self._retry_later(workspace, job, problem or Problem(Reason.TRAINER_FAILED, ended["Failed"].message), draft)
         else:
-            await self._running(workspace, found, draft)
+            await self._running(workspace, inputs, found, draft)
 
-    async def _running(self, workspace: Workspace, found: Sequence[Pod], draft: Draft) -> None:
+    async def _running(self, workspace: Workspace, inputs: str, found: Sequence[Pod], draft: Draft) -> None:
         """Show progress, and what goes wrong while the program or the Job is still trying."""
         current = next((pod for pod in found if not terminal(pod)), None)
         live = await self._world.progress.read(current) if current is not None else None
@@ -152,11 +150,11 @@ class Tuning:
             draft.look_again(self._world.progress.due(current))
         nodes = [node for name in draft.worker_nodes if (node := self._world.nodes.get(Key("", name)))]
         problem = _of_trainer(diagnose([current] if current else found[:1], nodes, live))
-        if live is not None:
-            draft.tuning = progressed(draft.tuning, live)
+        if live is not None and live.total_steps:
+            draft.tuning = msgspec.structs.replace(progressed(draft.tuning, live), inputs=inputs)
         if current is not None and main_started(current, workspace.metadata.name):
             draft.done(ConditionType.JOB_STARTED, Reason.JOB_STARTED, STARTED_MESSAGE)
-        elif draft.conditions.is_true(ConditionType.JOB_STARTED):
+        elif draft.conditions.is_true(ConditionType.JOB_STARTED) and (found or draft.tuning is not None):
             pass  # between two pods of a Job that goes on
         elif problem is not None:
             draft.fail(ConditionType.JOB_STARTED, problem.reason, problem.message)
@@ -166,7 +164,7 @@ class Tuning:
         self._not_tuned(draft, told or Problem(Reason.TUNING, _doing(current, live)), trouble=told is not None)
 
     def _succeeded(
-        self, workspace: Workspace, spec: TuningSpec, decision: Decision, found: Sequence[Pod], draft: Draft
+        self, workspace: Workspace, spec: TuningSpec, inputs: str, found: Sequence[Pod], draft: Draft
     ) -> None:
         """Keep what was made: from here on it does not depend on the Job or its pods."""
         reports = (final_report(pod, workspace.metadata.name) for pod in found if pod.status.phase == "Succeeded")
@@ -176,7 +174,7 @@ class Tuning:
         artifact = Artifact(ref=pushed.ref or output, digest=pushed.digest)
         before = draft.tuning or TuningStatus()
         known = progressed(before, report) if report else before
-        draft.tuning = msgspec.structs.replace(known, eta="", artifact=artifact, inputs=result_hash(spec, decision))
+        draft.tuning = msgspec.structs.replace(known, eta="", artifact=artifact, inputs=inputs)
         draft.done(ConditionType.JOB_STARTED, Reason.JOB_STARTED, STARTED_MESSAGE)
         draft.done(ConditionType.TUNED, Reason.TUNED, tuned_message(artifact, report))
         self._backoff.forget(workspace.metadata.uid)
@@ -216,6 +214,12 @@ class Tuning:
         say = draft.fail if trouble else draft.wait
         say(ConditionType.TUNED, problem.reason, problem.message)
         draft.wait(ConditionType.INFERENCE_READY, Reason.TUNING, "waiting for the tuned model")
+
+
+def newest_first(found: Iterable[Pod], job: Job) -> list[Pod]:
+    """Choose a Job's own pods: those of one that it replaced may go on for their grace period."""
+    own = [pod for pod in found if (owner := pod.metadata.controller()) and owner.uid == job.metadata.uid]
+    return sorted(own, key=lambda pod: pod.metadata.creation_timestamp, reverse=True)
 
 
 def _of_trainer(problem: Problem | None) -> Problem | None:
