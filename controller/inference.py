@@ -1,4 +1,4 @@
-"""Phase 4, `InferenceReady`: Services, a StatefulSet of servers, and what stands around it.
+"""`InferenceReady`: Services, a StatefulSet of servers, and what stands around it.
 
 What is rendered depends on *inputs* (the spec, the ConfigMap's content, the tuned adapter's digest). Their hash stands on
 the StatefulSet: the same inputs are never rendered again, so a newer controller restarts no model. Manual changes are
