@@ -89,8 +89,7 @@ def workspaces() -> dict[str, Any]:
 
 def node_classes() -> dict[str, Any]:
     """Return the CRD of KaitoNodeClasses."""
-    ready = condition_column("Ready", "Ready")
-    versions = (_version("v1alpha1", _object(NODE_CLASSES), (ready, AGE)),)
+    versions = (_version("v1alpha1", _object(NODE_CLASSES), (AGE,)),)
     return _crd(NODE_CLASSES, versions, short_names=("knc",), categories=("karpenter",))
 
 
@@ -107,7 +106,7 @@ def _version(name: str, schema: Schema, columns: Sequence[dict[str, Any]], stora
         "name": name,
         "served": True,
         "storage": storage,
-        "subresources": {"status": {}},
+        **({"subresources": {"status": {}}} if "status" in schema["properties"] else {}),
         "additionalPrinterColumns": list(columns),
         "schema": {"openAPIV3Schema": schema},
     }

@@ -1,7 +1,8 @@
 """KaitoNodeClass, `kaito.sh/v1alpha1`: what all nodes of one class have in common on AKS.
 
 Every field is optional and absent means "as AKS does by default". A NodeClaim refers to a class by name; a class named
-`default` need not exist (gpu-provisioner never made one, and KAITO's claims all refer to it).
+`default` need not exist (gpu-provisioner never made one, and KAITO's claims all refer to it). There is no status: nothing is
+ever said of a class that is not said of the claims that name it.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from kube.api.schema import field
-from kube.meta import Condition, Object, Resource, Wire
+from kube.meta import Object, Resource, Wire
 
 Amount = Annotated[str | None, field("Number or percentage of nodes.", maxLength=8, pattern="^[0-9]+%?$")]
 ResourceId = Annotated[str | None, field("", maxLength=1024, pattern="^/subscriptions/")]
@@ -71,15 +72,10 @@ class KaitoNodeClassSpec(Wire, frozen=True, kw_only=True):
     upgrade_settings: Annotated[UpgradeSettings | None, field("How AKS upgrades the pool.")] = None
 
 
-class KaitoNodeClassStatus(Wire, frozen=True, kw_only=True):
-    conditions: tuple[Condition, ...] = ()
-
-
 class KaitoNodeClass(Object, frozen=True, kw_only=True):
     """What nodes of one class have in common on AKS. Every field may be left out."""
 
     spec: KaitoNodeClassSpec = KaitoNodeClassSpec()
-    status: KaitoNodeClassStatus = KaitoNodeClassStatus()
 
 
 NODE_CLASSES = Resource(KaitoNodeClass, "kaito.sh", "v1alpha1", "kaitonodeclasses", "KaitoNodeClass", namespaced=False)

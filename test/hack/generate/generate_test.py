@@ -42,6 +42,13 @@ def test_columns_are_the_designs_in_its_order() -> None:
         assert wide == ["JOBSTARTED", "STATE", "NODES", "MODEL", "URL"]
 
 
+def test_a_node_class_shows_no_status_that_nobody_writes() -> None:
+    (version,) = crds.node_classes()["spec"]["versions"]
+    assert "status" not in version["schema"]["openAPIV3Schema"]["properties"]
+    assert "subresources" not in version
+    assert [column["name"] for column in version["additionalPrinterColumns"]] == ["Age"]
+
+
 def test_v1beta1_is_stored_and_v1alpha1_served_without_conversion() -> None:
     spec = crds.workspaces()["spec"]
 
