@@ -42,6 +42,11 @@ def owns(claim: NodeClaim, instance: Instance, cluster_id: str) -> bool:
     return instance.labels.get(labels.CREATION_TIMESTAMP) == legacy_time(claim)
 
 
+def has_gpus(instance_type: str) -> bool:
+    """Whether the size is of Azure's N series: KAITO's and gpu-provisioner's rule."""
+    return "standard_n" in instance_type.lower()
+
+
 def legacy_time(claim: NodeClaim) -> str:
     return parse_timestamp(claim.metadata.creation_timestamp).strftime(LEGACY_TIME)
 

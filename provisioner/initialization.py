@@ -11,7 +11,7 @@ from kube.api import labels
 from kube.api.nodeclaim import INITIALIZED, REGISTERED, NodeClaim
 from kube.api.workload import Node, Taint
 from provisioner import metrics
-from provisioner.claims import failed
+from provisioner.claims import failed, has_gpus
 from provisioner.context import Context, Draft
 from provisioner.quantity import parse_quantity
 
@@ -64,7 +64,7 @@ def _wanted(claim: NodeClaim, *, gpus: bool) -> Iterable[str]:
     """What the claim requests; with `gpus` also the GPUs that its size has and nobody asked for."""
     requested = claim.spec.resources.requests
     wanted = [name for name, amount in requested.items() if name != DISK_REQUEST and parse_quantity(str(amount)) > 0]
-    if gpus and GPU not in wanted and "standard_n" in claim.instance_type.lower():
+    if gpus and GPU not in wanted and has_gpus(claim.instance_type):
         wanted.append(GPU)
     return wanted
 

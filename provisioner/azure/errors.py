@@ -38,7 +38,6 @@ NOT_SOLD_TTL = 23 * HOUR
 
 # What AKS names when it cannot find something above the pool; a missing pool is `NotFound`.
 PARENT_CODES = {"ResourceNotFound", "ResourceGroupNotFound", "SubscriptionNotFound", "ParentResourceNotFound"}
-BUSY_CODES = {"OperationNotAllowed", "AnotherOperationInProgress", "Conflict", "OperationPreempted"}
 THROTTLED_CODES = {"Throttled", "SubscriptionRequestsThrottled", "TooManyRequests", "TooManyRequestsReceived"}
 POLICY_CODES = {"RequestDisallowedByPolicy"}
 SUBNET_CODES = {"InsufficientSubnetSize", "SubnetIsFull"}
@@ -62,7 +61,6 @@ NUMBER_NAMES = {
 }  # fmt: skip
 ORDER = tuple(NUMBER_NAMES)
 FAMILY = re.compile(r"exceeding approved (?P<name>.+?) quota|for family (?P<family>\S+)", re.IGNORECASE)
-IN_ALL_KAITO_MESSAGES = "all requested instance types were unavailable during launch"  # KAITO looks for these words
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from kube.api import labels
 from kube.api.nodeclaim import NodeClaim
 from kube.clock import parse_timestamp, timestamp
 from provisioner.azure.errors import provisioning_failure
-from provisioner.claims import launch_attempts, legacy_time
+from provisioner.claims import has_gpus, launch_attempts, legacy_time
 from provisioner.cloud import ON_DEMAND, SPOT, Instance, InvalidSpec, Launch, Offering, State
 from provisioner.quantity import parse_quantity
 
@@ -101,11 +101,10 @@ def _os_sku(launch: Launch) -> str:
 
 def node_labels(launch: Launch) -> dict[str, str]:
     claim = launch.claim
-    gpu = "standard_n" in launch.offering.instance_type.lower()
     merged = {
         labels.NODEPOOL: "kaito",
         **claim.metadata.labels,
-        labels.MACHINE_TYPE: "gpu" if gpu else "cpu",
+        labels.MACHINE_TYPE: "gpu" if has_gpus(launch.offering.instance_type) else "cpu",
         labels.CREATION_TIMESTAMP: legacy_time(claim),
         labels.CAPACITY_TYPE: launch.offering.capacity_type,
     }
