@@ -1,7 +1,8 @@
 """The loop: informers fill stores, events become keys, workers reconcile keys. Written by hand, read in that order.
 
 Owns what runs and when; knows nothing of what an event means and what a reconcile does. Stores fill before leadership, so
-that a successor starts from warm ones; handlers and workers run only while leading.
+that a standby is known to be able to; handlers and workers run only while leading, and first everything is read once more:
+the watches of a successor may be behind what its predecessor wrote last.
 """
 
 import asyncio
@@ -121,6 +122,7 @@ class Loop:
 
     async def work(self) -> None:
         """Do what only the leader does, until cancelled or the queue is shut down."""
+        await asyncio.gather(*(informer.relist() for informer in self._required))
         for informer, handler, resync in self._informers:
             informer.subscribe(handler, resync=resync)
         async with asyncio.TaskGroup() as tasks:

@@ -55,6 +55,7 @@ class Informer(Generic[T]):
         self.store = store
         self._clock = clock or SystemClock()
         self._subscriptions: list[_Subscription[T]] = []
+        self._mirroring: asyncio.Task[None] | None = None
         self._reflector = Reflector(
             client,
             resource,
@@ -88,8 +89,21 @@ class Informer(Generic[T]):
     async def run(self) -> None:
         """Mirror until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._reflector.run())
             group.create_task(self._resync())
+            while True:
+                self._mirroring = group.create_task(self._reflector.run())
+                await asyncio.wait({self._mirroring})  # ends only where `relist` cancels it
+
+    async def relist(self) -> None:
+        """Read everything anew. Returns once the store shows at least what was there at the call.
+
+        For who begins to act on what others wrote: a watch may be behind for a while and not know it. Called while
+        `run` is running and before anybody subscribes, since the telling of differences would be cut short.
+        """
+        assert self._mirroring is not None
+        self._reflector.swapped.clear()
+        self._mirroring.cancel()
+        await self._reflector.swapped.wait()
 
     def _tell(self, event: Event[T]) -> None:
         swap = self._reflector.swapping

@@ -128,6 +128,8 @@ class Reflector(Generic[T]):
         clock: Clock | None = None,
     ) -> None:
         self.synced = asyncio.Event()
+        # Set as soon as the store has been replaced; who waits for the next time clears it.
+        self.swapped = asyncio.Event()
         # The number of the swap whose differences are being told; 0 while none is.
         self.swapping = 0
         self._swaps = 0
@@ -326,6 +328,7 @@ class Reflector(Generic[T]):
         """Make `content` that of the store, then report the differences."""
         epoch = self._store.epoch
         previous = self._store.replace(content, resource_version)
+        self.swapped.set()
         self._compared_at, self._doubtful = self._clock.monotonic(), False
         restored = self._store.epoch != epoch
         if restored:

@@ -166,6 +166,44 @@ async def test_who_came_within_one_swap_hears_of_the_next_one(stage: Stage, monk
     stage.check()
 
 
+@pytest.mark.parametrize("swapping", [False, True])
+async def test_a_relist_shows_what_a_watch_that_is_behind_does_not(
+    stage: Stage, swapping: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "TURN", 1)
+    for name in "abc":
+        stage.history.put(name)
+    await stage.clock.settle()
+    if swapping:
+        stage.source.forget()
+        await stage.clock.advance(3)
+    stage.source.stall()
+    stage.history.delete("b")
+    stage.history.recreate("c")
+    stage.history.put("d")
+    await stage.clock.settle()
+    assert set(stage.store.objects()) == {Key("x", name) for name in "abc"}
+    await stage.informer.relist()
+    stage.listen()
+    stage.history.put("e")
+    await stage.clock.settle()
+    stage.check()
+
+
+async def test_a_relist_waits_for_a_server_that_does_not_answer(stage: Stage) -> None:
+    await stage.clock.settle()
+    stage.source.stall()
+    stage.answering.clear()
+    stage.history.put("a")
+    relisting = asyncio.create_task(stage.informer.relist())
+    await stage.clock.advance(60)
+    assert not relisting.done()
+    assert stage.informer.synced.is_set(), "what is there may still be read"
+    stage.answering.set()
+    await relisting
+    stage.check()
+
+
 async def test_resync_tells_who_asked_for_it_and_asks_the_server_nothing(stage: Stage) -> None:
     asking, other = stage.listen(resync=HOUR), stage.listen()
     for name in "abc":

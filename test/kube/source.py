@@ -77,6 +77,10 @@ class Source:
             stream.end()
         self._streams.clear()
 
+    def stall(self) -> None:
+        """Open watches hear of nothing more, and do not know it: their connections are half-open, or their server is behind."""
+        self._streams.clear()
+
     def forget(self) -> None:
         """No watch can go on from where it is: its client has to read everything again."""
         self.say(GONE)
