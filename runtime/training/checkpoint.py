@@ -174,10 +174,10 @@ class Store:
             self.reporter.withdraw(self._lost)
         self._lost = warning
 
-    def settle(self) -> None:
-        """Wait for a push that is on its way."""
+    def settle(self, seconds: float | None = None) -> None:
+        """Wait for a push that is on its way, no longer than that; one that takes longer is left to itself."""
         if self._pushing is not None:
-            self._pushing.join()
+            self._pushing.join(seconds)
             self._pushing = None
 
     def discard(self) -> None:

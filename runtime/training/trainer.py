@@ -133,7 +133,7 @@ def train(run: Run, batch: Batch, store: Store, resume: Checkpoint | None, repor
             reporter.warn("BatchReduced", f"{batch.micro} rows at once did not fit into memory; {change}")
             batch, resume = smaller, store.latest()
         if preemption.wanted:
-            _leave(store, resume, preemption.left(grace))
+            _leave(store, resume, preemption, grace)
         _free(torch)
 
 
@@ -152,18 +152,19 @@ def _attempt(
     trainer = build(run, batch, watch)
     with preemption:
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume and resume.step else None)
-        store.settle()
         if preemption.wanted and not watch.finished(trainer.state):
-            _leave(store, watch.last, preemption.left(grace))
+            _leave(store, watch.last, preemption, grace)
+        store.settle()
     return trainer
 
 
-def _leave(store: Store, last: Checkpoint | None, left: float) -> NoReturn:
+def _leave(store: Store, last: Checkpoint | None, preemption: Preemption, grace: float) -> NoReturn:
     """End for now: the next pod goes on from the checkpoint that is kept here, or else from the one before."""
     what = f"step {last.step} is saved" if last else "no step was made"
+    store.settle(preemption.left(grace))
     try:
         if last is not None:
-            store.publish(last, Schedule(deadline=left, first=0.5, longest=2.0))
+            store.publish(last, Schedule(preemption.left(grace), first=0.5, longest=2.0))
     except Fault as fault:  # what a push that failed means otherwise, the end of the Job, is not meant here
         what = f"the checkpoint could not be kept ({fault})"
     raise Fault(ExitCode.PREEMPTED, Reason.PREEMPTED, f"stopped by SIGTERM; {what}; the next pod goes on")

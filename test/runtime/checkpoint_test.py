@@ -3,11 +3,12 @@
 import errno
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from runtime.contract import ExitCode, Phase, Reason
+from runtime.contract import Artifact, ExitCode, Phase, Reason
 from runtime.fault import Fault
 from runtime.oci.reference import Reference
 from runtime.retry import Schedule
@@ -172,6 +173,27 @@ class TestRemote:
         (warning,) = kept.reporter.status.warnings
         assert "step 3" in warning.message
         assert "No space left" in warning.message
+
+    def test_a_push_that_hangs_is_waited_for_as_long_as_is_said(
+        self, remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answered, pushing = threading.Event(), threading.Event()
+
+        def hang(*_: object, **__: object) -> Artifact:
+            pushing.set()
+            answered.wait()
+            return Artifact()
+
+        monkeypatch.setattr(checkpoint, "push", hang)
+        kept = store(tmp_path, remote)
+        save(kept, 3)
+        latest = kept.latest()
+        assert latest is not None
+        kept.publish_meanwhile(latest, SOON)
+        assert pushing.wait(10)
+        kept.settle(0.01)
+        assert not answered.is_set()  # and still settle has returned
+        answered.set()
 
     def test_a_later_push_that_succeeds_takes_the_warning_back(self, registry: Registry, tmp_path: Path) -> None:
         nowhere = Remote(Reference.parse(f"127.0.0.1:{free_port()}/a/b:1"), ())
