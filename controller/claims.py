@@ -42,6 +42,13 @@ def seated(claims: Iterable[NodeClaim], count: int) -> list[list[NodeClaim]]:
     return seats
 
 
+def surplus(seat: Iterable[NodeClaim]) -> list[NodeClaim]:
+    """Return a seat's claims beyond the one that is to become its node: a ready one before others, then the oldest."""
+    hopeful = [claim for claim in seat if not claim.metadata.deleting and not terminal(claim)]
+    hopeful.sort(key=lambda claim: (not claim.ready, claim.metadata.creation_timestamp, claim.metadata.name))
+    return hopeful[1:]
+
+
 def terminal(claim: NodeClaim) -> Condition | None:
     """Return the condition that ends a claim's hopes: a provisioner that goes on trying says Unknown, not False."""
     launched = claim.condition(LAUNCHED)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from controller.claims import ORDINAL, claim_name, duration, progress_of, render_claim, seated, terminal
+from controller.claims import ORDINAL, claim_name, duration, progress_of, render_claim, seated, surplus, terminal
 from controller.events import Milestone
 from controller.planning import Decision, Rung
 from controller.selection import matching
@@ -129,7 +129,8 @@ class Nodes:
         servers = self._world.stateful_sets.get(workspace.metadata.key)
         if servers is not None and servers.spec.replicas > rung.nodes:
             return
-        needed = {claim.metadata.name for seat in seats for claim in seat}
+        twins = {claim.metadata.name for seat in seats for claim in surplus(seat)}
+        needed = {claim.metadata.name for seat in seats for claim in seat} - twins
         for claim in claims:
             if claim.metadata.name not in needed:
                 await self._world.delete(NODE_CLAIMS, claim)

@@ -1,5 +1,6 @@
 """NodeClaims as data: names, seats, what is rendered; and on the real API server: alternatives, adoption, own nodes."""
 
+import copy
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.claims import claim_name, duration, progress_of, seated
+from controller.claims import claim_name, duration, progress_of, seated, surplus
 from controller.loop import Loop
 from controller.selection import matching, node_labels, node_selection, selects
 from kube.api.nodeclaim import NodeClaim
@@ -49,6 +50,21 @@ def test_no_claim_sits_on_two_seats(given_: list[tuple[int, bool]], count: int) 
 def test_an_adopted_claim_takes_the_seat_of_one_that_is_going() -> None:
     seats = seated([claim("a", "0", deleting=True), claim("kaitos")], 1)
     assert [each.metadata.name for each in seats[0]] == ["a", "kaitos"]
+
+
+def test_one_claim_that_may_become_a_node_is_enough_for_a_seat() -> None:
+    def made(name: str, second: int, **conditions: str) -> NodeClaim:
+        status = [{"type": type_, "status": value} for type_, value in conditions.items()]
+        metadata = {"name": name, "creationTimestamp": f"2030-01-01T00:00:{second:02}Z"}
+        return msgspec.convert({"metadata": metadata, "status": {"conditions": status}}, NodeClaim)
+
+    oldest, newer = made("b", 1), made("a", 2)
+    ready, failed = made("c", 3, Launched="True", Ready="True"), made("d", 0, Launched="False")
+    going = claim("e", "0", deleting=True)
+    assert surplus([newer, oldest]) == [newer]
+    assert surplus([oldest, newer, ready]) == [oldest, newer]
+    assert surplus([failed, going, newer]) == []
+    assert surplus([failed, going]) == []
 
 
 def test_a_claim_that_awaits_its_turn_says_less_than_one_that_speaks() -> None:
@@ -259,6 +275,18 @@ async def test_a_claim_that_kaito_made_is_adopted(client: Client, stage: Stage) 
         stage.provision(stage.claims()[0])
         await stage.reads(ResourceReady="T")
         assert [each["metadata"]["name"] for each in stage.claims()] == [name]
+
+
+async def test_of_two_claims_for_one_node_the_one_that_is_ready_stays(stage: Stage, controller: Loop) -> None:
+    """Whoever made the second one, after a restore or a failover: it costs as much as the first and serves nobody."""
+    stage.create(INFERENCE)
+    claim = await stage.nodes_ready()
+    twin = copy.deepcopy({name: claim[name] for name in ("apiVersion", "kind", "spec")})
+    twin["metadata"] = {key: claim["metadata"][key] for key in ("labels", "annotations")}
+    twin["metadata"]["name"] = f"ws{stage.namespace[-9:]}"
+    stage.custom.create_cluster_custom_object("karpenter.sh", "v1", "nodeclaims", twin)
+    await eventually(lambda: [each["metadata"]["uid"] for each in stage.claims()] == [claim["metadata"]["uid"]])
+    await stage.reads(ResourceReady="T")
 
 
 async def test_a_namesakes_claims_are_left_alone(client: Client, stage: Stage) -> None:
