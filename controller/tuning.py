@@ -12,6 +12,7 @@ import msgspec
 
 from controller import pods
 from controller.diagnosis import Problem, diagnose, final_report, main_started, stage, terminal
+from controller.failures import Failures
 from controller.inference import Inference, owned, render_ca
 from controller.plan import Refusal
 from controller.planning import Decision
@@ -21,7 +22,6 @@ from kube.api import labels
 from kube.api.reasons import Reason
 from kube.api.workload import JOBS, Job, Pod
 from kube.api.workspace import Artifact, ConditionType, TuningSpec, TuningStatus, Workspace
-from kube.backoff import ItemExponential
 from kube.errors import AlreadyExists, BadRequest, Forbidden, Invalid
 from kube.meta import Key
 from runtime import contract
@@ -32,31 +32,14 @@ BACKOFF_LIMIT = 3
 VOLUME_MESSAGE = "the adapter is in the output volume"
 STARTED_MESSAGE = "training has begun"
 
-# What somebody may mend outside of the Workspace: the Job is tried again by itself, after 1, 2, 4, 8, 10 … minutes.
-MENDABLE = frozenset(
-    {
-        contract.Reason.SECRET_MISSING,
-        contract.Reason.DATA_UNREACHABLE,
-        contract.Reason.WEIGHTS_UNREACHABLE,
-        contract.Reason.ADAPTER_UNREACHABLE,
-        contract.Reason.PULL_UNAUTHORIZED,
-        contract.Reason.PUSH_UNAUTHORIZED,
-        contract.Reason.PUSH_DENIED,
-        contract.Reason.REGISTRY_UNAVAILABLE,
-        contract.Reason.ACCELERATOR_MISSING,
-    }
-)
-RETRY_SECONDS = (60.0, 600.0)
-
 
 class Tuning:
-    """The phase. Remembers when a failed Job may be tried again."""
+    """The phase."""
 
     def __init__(self, world: World, inference: Inference) -> None:
         self._world = world
         self._inference = inference
-        self._backoff: ItemExponential[str] = ItemExponential(*RETRY_SECONDS)
-        self._not_before: dict[str, tuple[str, float]] = {}  # Workspace UID → failed Job's UID, moment
+        self._failures = Failures(world.clock)
 
     async def ensure(
         self, workspace: Workspace, spec: TuningSpec, decision: Decision, draft: Draft, *, nodes_ready: bool
@@ -97,8 +80,7 @@ class Tuning:
 
     def forget(self, workspace: Workspace) -> None:
         """The Workspace is gone."""
-        self._backoff.forget(workspace.metadata.uid)
-        self._not_before.pop(workspace.metadata.uid, None)
+        self._failures.forget(workspace)
 
     def _free(self, workspace: Workspace) -> bool:
         return all(terminal(pod) for pod in self._world.pods_of(workspace, TUNING))
@@ -112,7 +94,7 @@ class Tuning:
         if job is not None and not owned(job, workspace):
             raise NameTaken(f"Job {workspace.metadata.name} exists and is not this Workspace's")
         outdated = job is not None and job.metadata.annotations.get(labels.INPUTS) != inputs
-        if job is not None and (outdated or self._due(workspace, job)):
+        if job is not None and (outdated or self._failures.due(workspace, job)):
             await self._world.delete(JOBS, job)
             return None
         if job is not None:
@@ -129,18 +111,19 @@ class Tuning:
 
     async def _judge(self, workspace: Workspace, spec: TuningSpec, inputs: str, job: Job, draft: Draft) -> None:
         ended = {each.type: each for each in job.status.conditions if each.true and each.type in ("Complete", "Failed")}
-        known = _said_before(draft) if "Failed" in ended else None
-        found = self._world.pods_of(workspace, TUNING)
-        if ended and known is None:  # it is kept for good, and the watch of pods may be behind that of Jobs
-            found = await self._world.current_pods_of(workspace, TUNING)
-        found = newest_first(found, job)
         if "Complete" in ended:
-            self._succeeded(workspace, spec, inputs, found, draft)
+            self._succeeded(workspace, spec, inputs, await self._last_pods(workspace, job), draft)
         elif "Failed" in ended:
-            problem = _of_trainer(diagnose(found, ())) or known
-            self._retry_later(workspace, job, problem or Problem(Reason.TRAINER_FAILED, ended["Failed"].message), draft)
+            await self._gave_up(workspace, job, ended["Failed"].message, draft)
         else:
-            await self._running(workspace, inputs, found, draft)
+            await self._running(workspace, inputs, newest_first(self._world.pods_of(workspace, TUNING), job), draft)
+
+    async def _last_pods(self, workspace: Workspace, job: Job) -> list[Pod]:
+        """Read the pods of a Job that ended past the cache, whose watch of pods may be behind that of Jobs.
+
+        What they say is kept for good.
+        """
+        return newest_first(await self._world.current_pods_of(workspace, TUNING), job)
 
     async def _running(self, workspace: Workspace, inputs: str, found: Sequence[Pod], draft: Draft) -> None:
         """Show progress, and what goes wrong while the program or the Job is still trying."""
@@ -177,24 +160,19 @@ class Tuning:
         draft.tuning = msgspec.structs.replace(known, eta="", artifact=artifact, inputs=inputs)
         draft.done(ConditionType.JOB_STARTED, Reason.JOB_STARTED, STARTED_MESSAGE)
         draft.done(ConditionType.TUNED, Reason.TUNED, tuned_message(artifact, report))
-        self._backoff.forget(workspace.metadata.uid)
-        self._not_before.pop(workspace.metadata.uid, None)
+        self._failures.forget(workspace)
 
-    def _retry_later(self, workspace: Workspace, job: Job, problem: Problem, draft: Draft) -> None:
-        """Say why the Job failed; one that somebody may mend from outside is tried again."""
-        uid = workspace.metadata.uid
-        if problem.reason not in MENDABLE:
-            self._failed(draft, problem)
-            return
-        if self._not_before.get(uid, ("", 0.0))[0] != job.metadata.uid:
-            self._not_before[uid] = (job.metadata.uid, self._world.clock.monotonic() + self._backoff.when(uid))
-        draft.look_again(self._not_before[uid][1] - self._world.clock.monotonic())
-        self._failed(draft, problem)
-
-    def _due(self, workspace: Workspace, job: Job) -> bool:
-        """Whether this failed Job has waited long enough to be tried again."""
-        failed_job, moment = self._not_before.get(workspace.metadata.uid, ("", 0.0))
-        return failed_job == job.metadata.uid and self._world.clock.monotonic() >= moment
+    async def _gave_up(self, workspace: Workspace, job: Job, message: str, draft: Draft) -> None:
+        """Say why the Job failed; what somebody may mend from outside is tried again."""
+        failure = self._failures.of(workspace, job)
+        if failure is None:
+            found = await self._last_pods(workspace, job)
+            said = next((problem for pod in found if (problem := diagnose([pod], ()))), None)
+            problem = _of_trainer(said) or _said_before(draft) or Problem(Reason.TRAINER_FAILED, message)
+            failure = self._failures.add(workspace, job, problem)
+        if failure.moment is not None:
+            draft.look_again(failure.moment - self._world.clock.monotonic())
+        self._failed(draft, failure.problem)
 
     def _refused(self, draft: Draft, problem: Problem) -> bool:
         draft.look_again(REFUSED_SECONDS)

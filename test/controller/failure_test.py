@@ -350,6 +350,55 @@ async def test_a_failed_job_that_may_be_mended_from_outside_is_tried_again(clien
         await stage.reads(Tuned="F SecretMissing", state="Failed")
         await clock.advance(61)  # since a jump may pass between a look and what it decides
         await eventually(lambda: stage.job().get("metadata", {}).get("uid", first) != first)
+        stage.end_main(stage.start_job_pod("b1"), 65, report(65, "DatasetInvalid", "row 3"))
+        stage.end_job("Failed")
+        await stage.reads(Tuned="F DatasetInvalid", state="Failed")
+
+
+async def test_the_last_pod_of_a_failed_job_says_why(client: Client, stage: Stage) -> None:
+    clock = VirtualClock()
+    async with running(client, clock=clock) as loop:
+        stage.create(TUNING)
+        pod = await stage.training()
+        first = stage.job()["metadata"]["uid"]
+        stage.end_main(pod, 66, report(66, "DataUnreachable", "no answer from data.example"))
+        stage.end_main(await stage.next_job_pod("b1"), 137, reason="OOMKilled")
+        stage.end_job("Failed")
+        await stage.reads(Tuned="F ContainerOOMKilled", state="Failed")
+        await at_rest(loop)
+        await clock.advance(601)
+        await at_rest(loop)
+        assert stage.job()["metadata"]["uid"] == first
+        await stage.reads(Tuned="F ContainerOOMKilled", state="Failed")
+
+
+async def test_why_a_job_failed_outlives_its_pods_and_the_controller(client: Client, stage: Stage) -> None:
+    async with running(client):
+        stage.create(TUNING)
+        pod = await stage.training()
+        stage.end_main(pod, 65, report(65, "DatasetInvalid", "row 3"))
+        stage.end_job("Failed")
+        await stage.reads(Tuned="F DatasetInvalid", state="Failed")
+    stage.remove_pod(pod)
+    async with running(client) as loop:
+        await eventually(lambda: loop.world.workspaces.all())
+        await at_rest(loop)
+        await stage.reads(Tuned="F DatasetInvalid", state="Failed")
+
+
+async def test_why_a_job_failed_is_never_what_was_said_of_the_one_before(client: Client, stage: Stage) -> None:
+    """A controller that dies after it has made the next Job has said nothing of it."""
+    async with running(client):
+        stage.create(TUNING)
+        pod = await stage.training()
+        stage.end_main(pod, 66, report(66, "SecretMissing", "Secret registry-push does not exist"))
+        stage.end_job("Failed")
+        await stage.reads(Tuned="F SecretMissing", state="Failed")
+    stage.make_job_again()
+    stage.end_main(stage.start_job_pod("b1"), 65, report(65, "DatasetInvalid", "row 3"))
+    stage.end_job("Failed")
+    async with running(client):
+        await stage.reads(Tuned="F DatasetInvalid", state="Failed")
 
 
 async def test_a_failure_that_only_an_edit_can_mend_is_not_tried_again(client: Client, stage: Stage) -> None:

@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from kubernetes import client as independent
@@ -237,6 +238,22 @@ class Stage:
     def start_job_pod(self, suffix: str = "a1") -> str:
         owner = self.job()
         return self.start_pod(owner, f"{self.name}-{suffix}", "Job")
+
+    def make_job_again(self) -> None:
+        """Replace the Job by one of the same inputs, as the controller does when it tries again."""
+        job = self.job()
+        self.batch.delete_namespaced_job(self.name, self.namespace, propagation_policy="Background")
+        kept = {name: job["metadata"][name] for name in ("name", "labels", "annotations", "ownerReferences")}
+        spec = {name: value for name, value in job["spec"].items() if name != "selector"}
+        for mark in ("controller-uid", "batch.kubernetes.io/controller-uid"):
+            spec["template"]["metadata"]["labels"].pop(mark, None)
+        self.batch.create_namespaced_job(self.namespace, {"metadata": kept, "spec": spec})
+
+    async def next_job_pod(self, suffix: str) -> str:
+        """Create a pod in place of one that failed, a second later at least: creation timestamps know whole seconds."""
+        made = [pod.metadata.creation_timestamp for pod in self.core.list_namespaced_pod(self.namespace).items]
+        await eventually(lambda: datetime.now(UTC) >= max(made) + timedelta(seconds=1))
+        return self.start_job_pod(suffix)
 
     def pod_status(self, name: str, **status: Any) -> None:
         self.core.patch_namespaced_pod_status(name, self.namespace, {"status": status})
