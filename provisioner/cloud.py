@@ -7,10 +7,11 @@ message that tells the user the numbers and the next step. Knows nothing of ARM;
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from kube.api.nodeclaim import NodeClaim
 from kube.api.nodeclass import KaitoNodeClassSpec
+from kube.api.reasons import ClaimReason
 
 ON_DEMAND = "on-demand"
 SPOT = "spot"
@@ -41,14 +42,12 @@ class State(Enum):
 class CloudError(Exception):
     """Base of what a cloud can answer. `reason` and the message go into the condition as they are.
 
-    The first line of each class below is what users read about its reason in the reference.
-
     `decided`: the cloud has refused, and the machine does not exist. Otherwise it may: look before anything else.
     `terminal`: asking again for the same cannot help (the spec of a claim is immutable).
     `retry_after`: seconds to wait before the next try, None for the caller's own backoff.
     """
 
-    reason = "LaunchFailed"
+    reason: ClassVar[ClaimReason]
     decided = True
     terminal = False
 
@@ -60,33 +59,33 @@ class CloudError(Exception):
 class UnknownOutcome(CloudError):
     """No answer, or one that says nothing about the request (5xx, time-out, connection lost)."""
 
-    reason = "Creating"
+    reason = ClaimReason.CREATING
     decided = False
 
 
 class InstanceExists(CloudError):
     """The name is taken: by ourselves in an earlier life, or by somebody else. Get it and compare the owner."""
 
-    reason = "Creating"
+    reason = ClaimReason.CREATING
     decided = False
 
 
 class ClusterBusy(CloudError):
-    """Another operation on the cluster is in progress. Wait: the request is sent again."""
+    """Another operation on the cluster is in progress."""
 
-    reason = "ClusterBusy"
+    reason = ClaimReason.CLUSTER_BUSY
 
 
 class ClusterNotRunning(CloudError):
-    """The cluster is stopped, starting or stopping; until it runs nothing is created, deleted or repaired."""
+    """The cluster is stopped, starting or stopping."""
 
-    reason = "ClusterNotRunning"
+    reason = ClaimReason.CLUSTER_NOT_RUNNING
 
 
 class Throttled(CloudError):
-    """Azure limits our requests. Wait: all of them are held back for as long as it asks."""
+    """The cloud limits our requests."""
 
-    reason = "Throttled"
+    reason = ClaimReason.THROTTLED
 
 
 class Scope(Enum):
@@ -100,12 +99,12 @@ class Scope(Enum):
 
 
 class InsufficientCapacity(CloudError):
-    """Azure has no such machine left, or does not sell it here. Allow other sizes, zones or capacity types, or try later.
+    """The cloud has no such machine left, or does not sell it here.
 
     `scope` and `ttl` (seconds) say how far that reaches and how long it is believed.
     """
 
-    reason = "InsufficientCapacity"
+    reason = ClaimReason.INSUFFICIENT_CAPACITY
 
     def __init__(self, message: str, *, scope: Scope = Scope.SIZE, ttl: float = 3600.0) -> None:
         super().__init__(message)
@@ -114,46 +113,46 @@ class InsufficientCapacity(CloudError):
 
 
 class QuotaExceeded(InsufficientCapacity):
-    """The subscription may not have more of these. Request an increase with the numbers in the message."""
+    """The subscription may not have more of these."""
 
-    reason = "QuotaExceeded"
+    reason = ClaimReason.QUOTA_EXCEEDED
 
 
 class SubnetFull(CloudError):
-    """The subnet has no addresses left. Free some, or give the node class a larger subnet; it is tried again."""
+    """The subnet has no addresses left."""
 
-    reason = "SubnetFull"
+    reason = ClaimReason.SUBNET_FULL
 
 
 class Unauthorized(CloudError):
-    """Azure does not know the provisioner's identity, or it lacks a role. Grant it; it is tried every five minutes."""
+    """The cloud does not know the provisioner's identity, or it lacks a role."""
 
-    reason = "Unauthorized"
+    reason = ClaimReason.UNAUTHORIZED
 
 
 class PolicyDenied(CloudError):
-    """Azure Policy forbids the machine. Ask the policy's owner; it is tried every five minutes."""
+    """A policy of the subscription forbids the machine."""
 
-    reason = "PolicyDenied"
+    reason = ClaimReason.POLICY_DENIED
 
 
 class InvalidSpec(CloudError):
-    """The claim or its node class asks for what cannot be. Correct it: a claim must be made anew."""
+    """The claim or its node class asks for what cannot be."""
 
-    reason = "InvalidSpec"
+    reason = ClaimReason.INVALID_SPEC
     terminal = True
 
 
 class BootstrapFailed(CloudError):
-    """The machine was made but did not come up, twice. Check outbound access and the node image."""
+    """The machine was made but did not come up."""
 
-    reason = "BootstrapFailed"
+    reason = ClaimReason.BOOTSTRAP_FAILED
 
 
 class ClusterMissing(CloudError):
     """The managed cluster itself (or its resource group) is not there. Not the same as an absent instance."""
 
-    reason = "ClusterNotFound"
+    reason = ClaimReason.CLUSTER_NOT_FOUND
     decided = False
 
 

@@ -21,6 +21,7 @@ from kube.api.nodeclaim import (
     READY,
     NodeClaim,
 )
+from kube.api.reasons import ClaimReason, Disruption
 from kube.api.workload import NODES, Node
 from kube.client import Client
 from kube.clock import Clock, parse_timestamp, timestamp
@@ -148,7 +149,7 @@ class Draft:
         if not metadata.deleting:
             for name in DEPENDENTS:
                 if self.conditions.get(name) is None:
-                    self.conditions.set(name, "Unknown", AWAITING_RECONCILIATION, AWAITING_MESSAGE)
+                    self.wait(name, AWAITING_RECONCILIATION, AWAITING_MESSAGE)
             self.conditions.remove(DISRUPTION_REASON)  # left by a process that ended before the deletion: judged anew
 
     @property
@@ -159,7 +160,11 @@ class Draft:
     def name(self) -> str:
         return self.claim.metadata.name
 
-    def fail(self, condition: str, reason: str, message: str) -> None:
+    def wait(self, condition: str, reason: ClaimReason, message: str) -> None:
+        """Say what the condition still waits for."""
+        self.conditions.set(condition, "Unknown", reason, message)
+
+    def fail(self, condition: str, reason: ClaimReason, message: str) -> None:
         """Decide that the claim has failed for good. Its pool goes once that is written, so it is not launched either."""
         known = self.conditions.get(condition)
         for name in dict.fromkeys((LAUNCHED, condition)):
@@ -167,7 +172,7 @@ class Draft:
         if known is None or (known.status, known.reason) != ("False", reason):
             metrics.failures.labels(reason).inc()
 
-    async def disrupt(self, reason: str, message: str) -> None:
+    async def disrupt(self, reason: Disruption, message: str) -> None:
         """End a claim whose owner still wants a machine. The reason is stored first: it is what the owner reads."""
         self.conditions.set(DISRUPTION_REASON, True, reason, message)
         await self.save()
@@ -246,7 +251,7 @@ class Draft:
             if condition.true:
                 self.context.note(self.claim, condition.type, message, action="Reconciling")
             elif condition.false or condition.type in DEPENDENTS[:1]:
-                say = self.context.warn if condition.reason != "Creating" else self.context.note
+                say = self.context.warn if condition.reason != ClaimReason.CREATING else self.context.note
                 say(self.claim, condition.reason, message, action="Reconciling")
 
 

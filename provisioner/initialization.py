@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from kube.api import labels
 from kube.api.nodeclaim import INITIALIZED, REGISTERED, NodeClaim
+from kube.api.reasons import ClaimReason
 from kube.api.workload import Node, Taint
 from provisioner import metrics
 from provisioner.claims import failed, has_gpus
@@ -32,9 +33,11 @@ async def initialize(context: Context, draft: Draft) -> timedelta | None:
     if draft.conditions.is_true(INITIALIZED) or failed(draft.conditions) or not draft.conditions.is_true(REGISTERED):
         return None
     node = context.node_of(draft.claim)
-    reason, message = obstacle(draft.claim, node, gpus=context.settings.gpus_required)
-    if reason or node is None:
-        draft.conditions.set(INITIALIZED, "Unknown", reason, message)
+    if node is None:
+        draft.wait(INITIALIZED, ClaimReason.NODE_NOT_FOUND, "Node not registered with cluster")
+        return await _deadline(context, draft)
+    if found := obstacle(draft.claim, node, gpus=context.settings.gpus_required):
+        draft.wait(INITIALIZED, *found)
         return await _deadline(context, draft)
     if node.metadata.labels.get(labels.INITIALIZED) != "true":
         await context.patch_node(draft.key, node, {"metadata": {"labels": {labels.INITIALIZED: "true"}}})
@@ -44,20 +47,18 @@ async def initialize(context: Context, draft: Draft) -> timedelta | None:
     return None
 
 
-def obstacle(claim: NodeClaim, node: Node | None, *, gpus: bool) -> tuple[str, str]:
-    """What still keeps the node from being used, as reason and message; two empty strings when nothing does."""
-    if node is None:
-        return "NodeNotFound", "Node not registered with cluster"
+def obstacle(claim: NodeClaim, node: Node, *, gpus: bool) -> tuple[ClaimReason, str] | None:
+    """What still keeps the node from being used, as reason and message; None when nothing does."""
     if not node.ready:
-        return "NodeNotReady", "Node status is NotReady"
+        return ClaimReason.NODE_NOT_READY, "Node status is NotReady"
     if taint := _first(claim.spec.startup_taints, node):
-        return "StartupTaintsExist", f'StartupTaint "{_text(taint)}" still exists'
+        return ClaimReason.STARTUP_TAINTS_EXIST, f'StartupTaint "{_text(taint)}" still exists'
     if taint := next((each for each in node.spec.taints if (each.key, each.effect) in EPHEMERAL), None):
-        return "KnownEphemeralTaintsExist", f'KnownEphemeralTaint "{_text(taint)}" still exists'
+        return ClaimReason.KNOWN_EPHEMERAL_TAINTS_EXIST, f'KnownEphemeralTaint "{_text(taint)}" still exists'
     for resource in _wanted(claim, gpus=gpus):
         if parse_quantity(str(node.status.allocatable.get(resource, "0"))) <= 0:
-            return "ResourceNotRegistered", f'Resource "{resource}" was requested but not registered'
-    return "", ""
+            return ClaimReason.RESOURCE_NOT_REGISTERED, f'Resource "{resource}" was requested but not registered'
+    return None
 
 
 def _wanted(claim: NodeClaim, *, gpus: bool) -> Iterable[str]:
@@ -87,7 +88,8 @@ async def _deadline(context: Context, draft: Draft) -> timedelta | None:
         return timedelta(seconds=left)
     last = draft.conditions.get(INITIALIZED)
     why = f": {last.message}" if last else ""
-    draft.fail(INITIALIZED, "InitializationTimeout", f"The node was not usable within {limit / 60:.0f} min{why}")
+    message = f"The node was not usable within {limit / 60:.0f} min{why}"
+    draft.fail(INITIALIZED, ClaimReason.INITIALIZATION_TIMEOUT, message)
     return None
 
 

@@ -11,6 +11,7 @@ from datetime import timedelta
 from kube.api import labels
 from kube.api.nodeclaim import LAUNCHED, NodeClaim
 from kube.api.nodeclass import NODE_CLASSES, KaitoNodeClassSpec
+from kube.api.reasons import ClaimReason
 from kube.api.workload import Node
 from kube.clock import timestamp
 from kube.errors import NotFound
@@ -105,7 +106,7 @@ class LaunchPhase:
         node_class = await self._node_class(claim)
         if node_class is None:
             message = f"There is no KaitoNodeClass {claim.spec.node_class_ref.name!r}; create it or name another"
-            draft.conditions.set(LAUNCHED, "Unknown", "NodeClassNotReady", message)
+            draft.wait(LAUNCHED, ClaimReason.NODE_CLASS_NOT_READY, message)
             return timedelta(seconds=10)
         offering = self._shortages.choose(claim.metadata.uid, offerings(claim.spec, node_class))
         if offering is None:  # all refused, and the write that was to say so was lost
@@ -156,7 +157,7 @@ class LaunchPhase:
         self._shortages.refused(uid, refused, error)
         following = self._shortages.choose(uid, offerings(draft.claim.spec, node_class))
         if following is not None:
-            draft.conditions.set(LAUNCHED, "Unknown", error.reason, f"{error} Trying {following} next")
+            draft.wait(LAUNCHED, error.reason, f"{error} Trying {following} next")
             return timedelta()
         self._exhausted(draft)
         return None
@@ -179,7 +180,7 @@ class LaunchPhase:
             node_class = await self._node_class(draft.claim) or KaitoNodeClassSpec()
             again = self._next_offering(draft, instance.offering, node_class, error)
         elif isinstance(error, SubnetFull):
-            draft.conditions.set(LAUNCHED, "Unknown", error.reason, str(error))
+            draft.wait(LAUNCHED, error.reason, str(error))
             again = timedelta(seconds=self._patience.refused(draft.name, error))
         else:
             again = await self._count_broken(draft, instance.attempt, error)
@@ -196,7 +197,7 @@ class LaunchPhase:
         # Stored before the pool goes: the next pool is made as the second, whatever becomes of this process. The pool
         # knows its own number, so however often its deletion is refused it counts once.
         await draft.hold(**{labels.LAUNCH_ATTEMPTS: str(attempt)})
-        draft.conditions.set(LAUNCHED, "Unknown", error.reason, f"{error}. Trying another machine")
+        draft.wait(LAUNCHED, error.reason, f"{error}. Trying another machine")
         return None
 
     async def _taken(self, draft: Draft) -> timedelta | None:
@@ -206,9 +207,10 @@ class LaunchPhase:
             return timedelta()  # the LIST was behind: look again
         message = f"Agent pool {draft.name} exists and was not made for this claim"
         if instance.state is State.DELETING:
-            draft.conditions.set(LAUNCHED, "Unknown", "NameConflict", f"{message}; it is being deleted: waiting")
+            draft.wait(LAUNCHED, ClaimReason.NAME_CONFLICT, f"{message}; it is being deleted: waiting")
             return self._watch(draft)
-        draft.fail(LAUNCHED, "NameConflict", f"{message}. Delete this claim; its owner makes one under another name")
+        message = f"{message}. Delete this claim; its owner makes one under another name"
+        draft.fail(LAUNCHED, ClaimReason.NAME_CONFLICT, message)
         return None
 
     def _await_node(self, draft: Draft, instance: Instance) -> timedelta | None:
@@ -238,7 +240,7 @@ class LaunchPhase:
         draft.conditions.set(LAUNCHED, True, LAUNCHED, f"Agent pool {draft.name}: {offering}")
 
     def _creating(self, draft: Draft, message: str) -> None:
-        draft.conditions.set(LAUNCHED, "Unknown", "Creating", message)
+        draft.wait(LAUNCHED, ClaimReason.CREATING, message)
 
     def _watch(self, draft: Draft, instance: Instance | None = None) -> timedelta:
         """Come back when the inventory or a node says so; the delay is for the deadlines alone."""
@@ -253,7 +255,7 @@ class LaunchPhase:
             return None
         if not error.decided:
             self._context.inventory.wait_for(draft.name)
-        draft.conditions.set(LAUNCHED, "Unknown", error.reason, str(error))
+        draft.wait(LAUNCHED, error.reason, str(error))
         return timedelta(seconds=self._patience.refused(draft.name, error))
 
     def _count_created(self, draft: Draft, offering: Offering) -> None:

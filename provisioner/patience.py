@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping
 
 from kube.api.nodeclaim import LAUNCHED, REGISTERED
+from kube.api.reasons import ClaimReason
 from provisioner.claims import launch_time
 from provisioner.cloud import (
     CloudError,
@@ -84,9 +85,10 @@ class Patience:
             message = (
                 f"No node of agent pool {draft.name} joined within {minutes:.0f} min: can its subnet reach the cluster?"
             )
-            draft.fail(REGISTERED, "RegistrationTimeout", message)
+            draft.fail(REGISTERED, ClaimReason.REGISTRATION_TIMEOUT, message)
         else:
-            draft.fail(LAUNCHED, "LaunchTimeout", f"No machine within {self._limit(instance) / 60:.0f} min{why}")
+            message = f"No machine within {self._limit(instance) / 60:.0f} min{why}"
+            draft.fail(LAUNCHED, ClaimReason.LAUNCH_TIMEOUT, message)
         return True
 
     def _limit(self, instance: Instance | None) -> float:

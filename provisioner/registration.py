@@ -12,6 +12,7 @@ import msgspec
 
 from kube.api import labels
 from kube.api.nodeclaim import LAUNCHED, NODE_CLAIMS, REGISTERED, NodeClaim
+from kube.api.reasons import ClaimReason
 from kube.api.workload import Node, Taint
 from provisioner import metrics
 from provisioner.claims import failed
@@ -29,7 +30,7 @@ async def register(context: Context, draft: Draft) -> timedelta | None:
         found = [each for each in context.nodes_of(draft.name) if each.spec.provider_id == draft.status["providerID"]]
         node = found[0] if found else None
     if node is None:
-        draft.conditions.set(REGISTERED, "Unknown", "NodeNotFound", "Node not registered with cluster")
+        draft.wait(REGISTERED, ClaimReason.NODE_NOT_FOUND, "Node not registered with cluster")
         return await _deadline(context, draft)
     if node.metadata.deleting:
         return None  # somebody ends it already; reconcile has seen to that
@@ -94,5 +95,5 @@ async def _deadline(context: Context, draft: Draft) -> timedelta | None:
     left = await context.left(limit, draft.since(LAUNCHED))
     if left > 0:
         return timedelta(seconds=left)
-    draft.fail(REGISTERED, "RegistrationTimeout", f"The node was not registered within {limit / 60:.0f} min")
+    draft.fail(REGISTERED, ClaimReason.REGISTRATION_TIMEOUT, f"The node was not registered within {limit / 60:.0f} min")
     return None

@@ -4,12 +4,12 @@ Each ends with the deletion of the claim, whose owner then makes another one. Wh
 is nearly always something else (an API server away, a cluster being stopped), so nothing is deleted unless most are well.
 """
 
-import enum
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from kube.api import labels
 from kube.api.nodeclaim import LAUNCHED, REGISTERED, NodeClaim
+from kube.api.reasons import Disruption
 from kube.api.workload import NODES, Node
 from kube.clock import parse_timestamp
 from kube.errors import NotFound
@@ -20,22 +20,6 @@ from provisioner.context import Context, Draft
 UNHEALTHY = timedelta(minutes=10)  # Karpenter's and AKS's own patience with a node that is not ready
 LOOK_AGAIN = timedelta(seconds=10)  # between the two looks that prove a machine gone
 UNHEALTHY_SHARE = 0.2  # Karpenter's guard: more than this at once is not the machines' fault
-
-
-class Disruption(enum.StrEnum):
-    """Why a claim is ended whose owner still wants it. `meaning` is the sentence of the docs page."""
-
-    meaning: str
-
-    def __new__(cls, value: str, meaning: str) -> "Disruption":
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.meaning = meaning
-        return member
-
-    INSTANCE_NOT_FOUND = "InstanceNotFound", "The agent pool no longer exists: somebody deleted it, or Azure took it."
-    NODE_DELETED = "NodeDeleted", "Somebody deleted the node."
-    UNHEALTHY = "Unhealthy", "The node was not ready, or was missing, for ten minutes."
 
 
 class Repair:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from kube.api import labels
 from kube.api.nodeclaim import DISRUPTION_REASON, DRAINED, INSTANCE_TERMINATING, VOLUMES_DETACHED, NodeClaim
+from kube.api.reasons import ClaimReason, Disruption
 from kube.api.workload import NODES, Node, Pod
 from kube.clock import parse_timestamp, timestamp
 from kube.errors import NotFound
@@ -20,7 +21,6 @@ from provisioner.cloud import CloudError, ClusterNotRunning, Instance, InstanceE
 from provisioner.context import Context, Draft
 from provisioner.drain import attached_volumes, cordon, drain, protected
 from provisioner.quantity import parse_duration
-from provisioner.repair import Disruption
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Termination:
         over = deadline is not None and self._context.clock.now() >= deadline
         left = await drain(self._context, node, deadline)
         if left and not over:
-            draft.conditions.set(DRAINED, "Unknown", "Draining", _awaited(left))
+            draft.wait(DRAINED, ClaimReason.DRAINING, _awaited(left))
             return DRAIN_AGAIN
         if not left and not draft.conditions.is_true(DRAINED):
             draft.conditions.set(DRAINED, True, DRAINED)
@@ -120,17 +120,17 @@ class Termination:
             return None
         message = f"Waiting for volumes to detach: {', '.join(volumes[:5])}"
         if over:
-            draft.conditions.set(VOLUMES_DETACHED, False, "TerminationGracePeriodElapsed", message)
+            draft.conditions.set(VOLUMES_DETACHED, False, ClaimReason.TERMINATION_GRACE_PERIOD_ELAPSED, message)
             return None
-        draft.conditions.set(VOLUMES_DETACHED, "Unknown", "AwaitingVolumeDetachment", message)
-        self._context.warn(draft.claim, "AwaitingVolumeDetachment", message, action="Draining")
+        draft.wait(VOLUMES_DETACHED, ClaimReason.AWAITING_VOLUME_DETACHMENT, message)
+        self._context.warn(draft.claim, ClaimReason.AWAITING_VOLUME_DETACHMENT, message, action="Draining")
         return DRAIN_AGAIN
 
     async def _end(self, draft: Draft) -> timedelta | None:
         try:
             again = await self._delete_pool(draft)
         except CloudError as error:
-            draft.conditions.set(INSTANCE_TERMINATING, "Unknown", error.reason, str(error))
+            draft.wait(INSTANCE_TERMINATING, error.reason, str(error))
             return timedelta(seconds=error.retry_after or 10)
         if again is not None:
             return again
@@ -178,8 +178,8 @@ class Termination:
         if asked is None:
             return 0.0
         message = f"Azure did not delete agent pool {draft.name}: {instance.failure}"
-        draft.conditions.set(INSTANCE_TERMINATING, "Unknown", "DeletionFailed", message)
-        self._context.warn(draft.claim, "DeletionFailed", message, action="Deleting")
+        draft.wait(INSTANCE_TERMINATING, ClaimReason.DELETION_FAILED, message)
+        self._context.warn(draft.claim, ClaimReason.DELETION_FAILED, message, action="Deleting")
         self._context.inventory.settle(draft.name)  # it may stay like this for days
         return asked.again - self._context.clock.monotonic()
 
@@ -216,7 +216,7 @@ class Termination:
         if left <= timedelta():
             return None
         message = f"Making sure that no agent pool {draft.name} is still being created"
-        draft.conditions.set(INSTANCE_TERMINATING, "Unknown", "Creating", message)
+        draft.wait(INSTANCE_TERMINATING, ClaimReason.CREATING, message)
         self._context.inventory.wait_for(draft.name)
         return left
 

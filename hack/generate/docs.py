@@ -5,8 +5,6 @@ from typing import Any
 
 from hack.generate.openapi import Schema
 from kube.api import reasons
-from provisioner.cloud import CloudError
-from provisioner.repair import Disruption
 
 SKIPPED = ("apiVersion", "kind", "metadata")
 LIMITS = ("maxLength", "maxItems", "maxProperties", "minimum", "maximum", "pattern")
@@ -39,32 +37,14 @@ def reasons_page() -> str:
         "|---|---|",
     ]
     lines += [f"| `{reason}` | {reason.next_step} |" for reason in reasons.Reason]
-    lines += [
-        "",
-        "## Why a machine was not launched",
-        "",
-        "Numbers and the next step stand in the condition's message.",
-        "",
-    ]
-    lines += ["| reason of `Launched` | meaning |", "|---|---|"]
-    lines += [f"| `{error.reason}` | {_first_line(error)} |" for error in _refusals(CloudError)]
+    lines += ["", "## Why a NodeClaim is not ready, or not gone", ""]
+    lines += ["Numbers stand in the condition's message.", "", "| reason | meaning and next step |", "|---|---|"]
+    lines += [f"| `{reason}` | {reason.meaning} |" for reason in reasons.ClaimReason]
     lines += ["", "## Why a machine was given up", ""]
     lines += ["Its NodeClaim is deleted, and another one is made in its place.", ""]
     lines += ["| reason of `DisruptionReason` | meaning |", "|---|---|"]
-    lines += [f"| `{reason}` | {reason.meaning} |" for reason in Disruption]
+    lines += [f"| `{reason}` | {reason.meaning} |" for reason in reasons.Disruption]
     return "\n".join(lines) + "\n"
-
-
-def _refusals(error: type[CloudError]) -> Iterator[type[CloudError]]:
-    """Yield every class of failure that has a reason of its own and means that there is no machine."""
-    for kind in error.__subclasses__():
-        if kind.decided and "reason" in vars(kind):
-            yield kind
-        yield from _refusals(kind)
-
-
-def _first_line(error: type[CloudError]) -> str:
-    return (error.__doc__ or "").partition("\n")[0].replace("|", "\\|")
 
 
 def _walk(schema: Schema, prefix: str = "") -> Iterator[tuple[str, Schema, bool]]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from kube.api import labels
+from kube.api.reasons import ClaimReason
 from kube.api.workload import Taint
 from kube.meta import Condition, Object, Resource, Wire
 
@@ -26,7 +27,7 @@ DISRUPTION_REASON = (
     "DisruptionReason"  # why a provisioner ends a claim that its owner still wants; True before the deletion
 )
 
-AWAITING_RECONCILIATION = "AwaitingReconciliation"
+AWAITING_RECONCILIATION = ClaimReason.AWAITING_RECONCILIATION
 AWAITING_MESSAGE = "object is awaiting reconciliation"
 
 

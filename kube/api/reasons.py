@@ -1,7 +1,8 @@
-"""The closed list of reasons on a Workspace's conditions, each with its next step. The docs page is generated from it.
+"""The closed lists of reasons on conditions, each with its next step. The docs page is generated from them.
 
-KAITO's reasons keep their spelling. A NodeClaim's reasons are shown as its provisioner wrote them and are not listed here.
-The last group repeats `runtime.contract.Reason`, which this package may not import; a test holds the two together.
+KAITO's and Karpenter's reasons keep their spelling. `Reason` is a Workspace's, where a NodeClaim's are shown as its provisioner
+wrote them; `ClaimReason` and `Disruption` are those of ours. The last group of `Reason` repeats `runtime.contract.Reason`,
+which this package may not import; a test holds the two together.
 """
 
 import enum
@@ -21,7 +22,6 @@ class Reason(enum.StrEnum):
     # The root
     SUCCEEDED = "workspaceSucceeded", "Nothing: the model answers at `status.endpoint`."
     PENDING = "workspacePending", "Wait; the other conditions say what for."
-    FAILED = "workspaceFailed", "Read the condition that is False and do what its message says."
     TUNING = "Tuning", "Wait; `status.tuning` shows the step, the loss and the time left."
     DELETING = "Deleting", "Wait; the message names what is still being removed."
     DELETED = "workspaceDeleted", "Wait; the message names what is still being removed."
@@ -176,3 +176,140 @@ class Reason(enum.StrEnum):
     PREEMPTED = "Preempted", "Nothing: training resumes from its checkpoint on the next node."
     LOSS_NOT_FINITE = "LossNotFinite", "The training diverged: lower the learning rate and check the data."
     INTERNAL = "InternalError", "Please report it, with the pod's log."
+
+
+class ClaimReason(enum.StrEnum):
+    """Why a NodeClaim is not ready yet, or not gone yet. With `ends` the claim may fail for it, for good."""
+
+    meaning: str
+    ends: bool
+
+    def __new__(cls, value: str, meaning: str, ends: bool = False) -> "ClaimReason":
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        member.ends = ends
+        return member
+
+    AWAITING_RECONCILIATION = (
+        "AwaitingReconciliation",
+        "Nobody has looked at the claim yet. Wait; if it lasts, check that the provisioner runs.",
+    )
+
+    # Launched: what Azure answers is a class of `provisioner.cloud` each
+    CREATING = "Creating", "The machine is being created, or Azure has yet to answer; the message says which. Wait."
+    NODE_CLASS_NOT_READY = (
+        "NodeClassNotReady",
+        "The claim names a KaitoNodeClass that does not exist. Create it; it is looked for every ten seconds.",
+    )
+    CLUSTER_BUSY = "ClusterBusy", "Another operation on the cluster is in progress. Wait: the request is sent again."
+    CLUSTER_NOT_RUNNING = (
+        "ClusterNotRunning",
+        "The cluster is stopped, starting or stopping; until it runs nothing is created, deleted or repaired.",
+    )
+    CLUSTER_NOT_FOUND = (
+        "ClusterNotFound",
+        "There is no such managed cluster. Correct subscription, resource group and cluster name in the provisioner's"
+        " settings; until then nothing is created, and no claim is let go.",
+    )
+    THROTTLED = "Throttled", "Azure limits our requests. Wait: all of them are held back for as long as it asks."
+    SUBNET_FULL = (
+        "SubnetFull",
+        "The subnet has no addresses left. Free some, or give the node class a larger subnet; it is tried again.",
+    )
+    UNAUTHORIZED = (
+        "Unauthorized",
+        "Azure does not know the provisioner's identity, or it lacks a role. Grant it; it is tried every five minutes.",
+    )
+    POLICY_DENIED = (
+        "PolicyDenied",
+        "Azure Policy forbids the machine. Ask the policy's owner; it is tried every five minutes.",
+    )
+    INSUFFICIENT_CAPACITY = (
+        "InsufficientCapacity",
+        "Azure has no such machine left, or does not sell it here. Allow other sizes, zones or capacity types, or try later.",
+        True,
+    )
+    QUOTA_EXCEEDED = (
+        "QuotaExceeded",
+        "The subscription may not have more of these. Request an increase with the numbers in the message.",
+        True,
+    )
+    INVALID_SPEC = (
+        "InvalidSpec",
+        "The claim or its node class asks for what cannot be. Correct it: a claim must be made anew.",
+        True,
+    )
+    BOOTSTRAP_FAILED = (
+        "BootstrapFailed",
+        "The machine was made but did not come up, twice. Check outbound access and the node image.",
+        True,
+    )
+    NAME_CONFLICT = (
+        "NameConflict",
+        "An agent pool of this name was not made for the claim. Delete the claim; its owner makes one under another name.",
+        True,
+    )
+    LAUNCH_TIMEOUT = (
+        "LaunchTimeout",
+        "There was no machine in time. Remove the last obstacle, which the message names; the claim's owner makes another.",
+        True,
+    )
+
+    # Registered and Initialized
+    NODE_NOT_FOUND = "NodeNotFound", "The node is not in the cluster, or not any more. Wait."
+    REGISTRATION_TIMEOUT = (
+        "RegistrationTimeout",
+        "No node of the machine joined the cluster in time. Check that its subnet reaches the API server.",
+        True,
+    )
+    NODE_NOT_READY = "NodeNotReady", "Wait; if it lasts, look at the node with `kubectl describe node`."
+    STARTUP_TAINTS_EXIST = (
+        "StartupTaintsExist",
+        "The message names a start-up taint of the claim; whoever takes it from the node has yet to do so.",
+    )
+    KNOWN_EPHEMERAL_TAINTS_EXIST = (
+        "KnownEphemeralTaintsExist",
+        "The node is still coming up: kubelet or cloud provider have yet to take the taint away. Wait.",
+    )
+    RESOURCE_NOT_REGISTERED = (
+        "ResourceNotRegistered",
+        "The node does not offer yet what was requested. If it lasts, check that the GPU device plugin runs there.",
+    )
+    INITIALIZATION_TIMEOUT = (
+        "InitializationTimeout",
+        "The node could not be used in time; the message names what was missing.",
+        True,
+    )
+
+    # Drained, VolumesDetached and InstanceTerminating
+    DRAINING = (
+        "Draining",
+        "Pods leave before the machine does; the message names them. A disruption budget or"
+        " `karpenter.sh/do-not-disrupt` may hold them.",
+    )
+    AWAITING_VOLUME_DETACHMENT = "AwaitingVolumeDetachment", "Wait; the message names the volumes."
+    TERMINATION_GRACE_PERIOD_ELAPSED = (
+        "TerminationGracePeriodElapsed",
+        "Nothing: the claim's grace period is over, and the machine goes with its volumes attached.",
+    )
+    DELETION_FAILED = (
+        "DeletionFailed",
+        "Azure began to delete the agent pool and failed. Remove what the message names, such as a lock; it is tried again.",
+    )
+
+
+class Disruption(enum.StrEnum):
+    """Why a claim is ended whose owner still wants it: the reason of DisruptionReason."""
+
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str) -> "Disruption":
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    INSTANCE_NOT_FOUND = "InstanceNotFound", "The agent pool no longer exists: somebody deleted it, or Azure took it."
+    NODE_DELETED = "NodeDeleted", "Somebody deleted the node."
+    UNHEALTHY = "Unhealthy", "The node was not ready, or was missing, for ten minutes."
