@@ -5,17 +5,17 @@ Every series whose labels are known exists from the start, so that an alarm on i
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from kube.api.reasons import ClaimReason, Disruption
 from kube.clock import Clock, parse_timestamp
+from provisioner.cloud import ON_DEMAND, SPOT
 
 PROVIDER = "azure"
 METHODS = {"PUT": "Create", "DELETE": "Delete", "GET": "Get", "LIST": "List", "CLUSTER": "GetCluster"}
-CLASSES = (
-    "LaunchFailed", "Creating", "ClusterBusy", "ClusterNotRunning", "ClusterNotFound", "Throttled", "InsufficientCapacity",
-    "QuotaExceeded", "SubnetFull", "Unauthorized", "PolicyDenied", "InvalidSpec", "BootstrapFailed",
-)  # fmt: skip
+NODEPOOL = "kaito"  # the label that KAITO's claims and ours carry
 LATENCY = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 1800)
 
 claims_created = Counter("karpenter_nodeclaims_created_total", "Agent pools that were asked for", ["nodepool"])
@@ -53,8 +53,8 @@ cloud_errors = Counter(
 )
 arm_requests = Counter("kaito_arm_requests_total", "Requests to ARM by HTTP status; 0 is no answer", ["verb", "code"])
 arm_throttled = Counter("kaito_arm_throttled_total", "429 answers. Alarm := increase > 0")
-create_to_put = Histogram("kaito_nodeclaim_create_to_put_seconds", "Claim seen → PUT sent", buckets=LATENCY)
-node_to_launched = Histogram("kaito_nodeclaim_node_to_launched_seconds", "Node seen → Launched", buckets=LATENCY)
+create_to_put = Histogram("kaito_nodeclaim_create_to_put_seconds", "Claim created → PUT answered", buckets=LATENCY)
+node_to_launched = Histogram("kaito_nodeclaim_node_to_launched_seconds", "Node created → Registered", buckets=LATENCY)
 ready_latency = Histogram(
     "kaito_nodeclaim_node_ready_to_ready_seconds", "Node ready with its GPUs → claim Ready", buckets=LATENCY
 )
@@ -69,12 +69,17 @@ def start() -> None:
     """Create every series whose labels are known."""
     for method in METHODS.values():
         cloud_duration.labels("nodeclaim", method, PROVIDER)
-    for reason in CLASSES:
-        failures.labels(reason)
+    for reason in ClaimReason:
+        if reason.ends:
+            failures.labels(reason)
+    for disruption, capacity in product(Disruption, (ON_DEMAND, SPOT)):
+        claims_disrupted.labels(disruption, NODEPOOL, capacity)
     for code in ("200", "404", "409", "429", "500"):
         evictions.labels(code)
     for counter in (claims_created, claims_terminated, nodes_created, nodes_terminated, nodes_drained):
-        counter.labels("kaito")
+        counter.labels(NODEPOOL)
+    for histogram in (claim_termination, instance_termination):
+        histogram.labels(NODEPOOL)
 
 
 @contextmanager
