@@ -192,6 +192,9 @@ async def test_patience_with_an_instance_type_ends_at_the_timeout(client: Client
         resource = {"instanceTypes": ["Standard_NC24ads_A100_v4"], "provisioning": {"timeout": "30m"}}
         stage.create(changed(INFERENCE, resource=resource))
         first = (await eventually(stage.claims))[0]
+        stage.hold_claim(
+            first["metadata"]["name"]
+        )  # or a second one would be as old, by our clock, and be given up too
         stage.say(first, [("Launched", "Unknown", "Creating", "")])
         await stage.reads(ResourceReady="F Creating")
         await at_rest(loop)
