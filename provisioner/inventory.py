@@ -96,6 +96,7 @@ class Inventory:
                     await self.refresh()
                 except CloudError as error:
                     log.warning("Listing agent pools failed", extra={"reason": error.reason, "error": str(error)})
+                    await self._clock.sleep(error.retry_after or 0)
                 await self._pause()
         finally:
             for task in (self._running, self._next):

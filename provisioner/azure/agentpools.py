@@ -5,6 +5,7 @@ lease, and its answer translated. Preconditions make every mutation safe to lose
 DELETE names the version that was looked at (`If-Match`).
 """
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -56,6 +57,7 @@ class AgentPools:
         self._location = settings.location
         self._budget = Budget(clock)
         self._cluster: tuple[float, Cluster] | None = None
+        self._asking: asyncio.Task[Cluster] | None = None
 
     async def create(self, launch: Launch) -> Instance:
         name, uid = launch.claim.metadata.name, launch.claim.metadata.uid
@@ -113,14 +115,25 @@ class AgentPools:
         return tuple(self._instance(pool) for pool in await self._send("LIST", "", collect))
 
     async def cluster(self) -> Cluster:
-        """At most CLUSTER_AGE old."""
-        now = self._clock.monotonic()
-        if self._cluster is not None and now - self._cluster[0] < CLUSTER_AGE:
+        """Learned CLUSTER_AGE ago at most. Callers at the same time share one request."""
+        if self._cluster is not None and self._clock.monotonic() - self._cluster[0] < CLUSTER_AGE:
             return self._cluster[1]
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask_for_cluster())
+        return await asyncio.shield(self._asking)
+
+    async def _ask_for_cluster(self) -> Cluster:
         await self._budget.read_cluster()
         found = await self._send("CLUSTER", "", lambda: self._client.managed_clusters.get(*self._scope), absent=None)
-        self._cluster = (now, self._read_cluster(found.as_dict() if found is not None else None))
-        return self._cluster[1]
+        cluster = self._read_cluster(found.as_dict() if found is not None else None)
+        self._cluster = (self._clock.monotonic(), cluster)
+        return cluster
+
+    async def close(self) -> None:
+        """Leave no request under way."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait((self._asking,))
 
     async def _locate(self) -> None:
         """Zones are numbers in a pool and have the region before them on a node, so the region must be known."""
@@ -197,7 +210,11 @@ async def connect(
             **({"api_version": settings.arm_api_version} if settings.arm_api_version else {}),
         )
         async with client:
-            yield AgentPools(client, settings, clock, may_write)
+            pools = AgentPools(client, settings, clock, may_write)
+            try:
+                yield pools
+            finally:
+                await pools.close()
 
 
 def _policies(settings: Settings, authentication: Any) -> list[Any]:

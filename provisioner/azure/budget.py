@@ -1,5 +1,6 @@
 """How often ARM may be asked: token buckets below the documented limits, and one pause for everybody after a 429.
 
+A short wait is slept through; a long pause is told (`Throttled`), so that whoever would wait can do something else meanwhile.
 Documented for AKS: 60 requests at once and 1/s after for GET, LIST and DELETE of agent pools; 20 and 1/min for PUT of one
 pool; 60 and 1/s for the managed cluster. Other clients (az, Terraform, the portal) share them, so we take less. Knows
 nothing of what a request says.
@@ -18,6 +19,7 @@ BACKGROUND_RESERVE = 10.0  # what a routine LIST leaves to requests that somebod
 
 PUT_BURST, PUT_RATE = 10.0, 1 / 60  # per pool; half the burst that AKS allows, since a person may want to try as well
 CONCURRENT_MUTATIONS = 10
+LONGEST_PAUSE = 5.0  # seconds of a pause that are slept through
 
 
 class Bucket:
@@ -68,13 +70,16 @@ class Budget:
         self._paused_until = max(self._paused_until, self._clock.monotonic() + seconds)
 
     async def read(self, *, background: bool = False) -> None:
+        self._check_pause()
         await self._wait(self._reads.reserve(BACKGROUND_RESERVE if background else 0.0))
 
     async def read_cluster(self) -> None:
+        self._check_pause()
         await self._wait(self._cluster.reserve())
 
     @asynccontextmanager
     async def delete(self) -> AsyncIterator[None]:
+        self._check_pause()
         await self._wait(self._reads.reserve())
         async with self._mutations:
             yield
@@ -82,6 +87,7 @@ class Budget:
     @asynccontextmanager
     async def put(self, name: str) -> AsyncIterator[None]:
         """Raises Throttled, with nothing sent, when this pool has had its share."""
+        self._check_pause()
         self._puts = {each: bucket for each, bucket in self._puts.items() if not bucket.full}
         wait = self._puts.setdefault(name, Bucket(PUT_BURST, PUT_RATE, self._clock)).take()
         if wait:
@@ -89,6 +95,11 @@ class Budget:
         await self._wait(0.0)
         async with self._mutations:
             yield
+
+    def _check_pause(self) -> None:
+        left = self._paused_until - self._clock.monotonic()
+        if left > LONGEST_PAUSE:
+            raise Throttled(f"Azure limits our requests: the next one goes out in {left:.0f} s", retry_after=left)
 
     async def _wait(self, seconds: float) -> None:
         """Sleep until both the token and the end of a pause have come (a pause may be extended meanwhile)."""

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from provisioner.cloud import Cluster, Instance, Launch, Offering, State, Unauthorized
+from provisioner.cloud import CloudError, Cluster, Instance, Launch, Offering, State, Throttled, Unauthorized
 from provisioner.inventory import Inventory
 from test.clock import VirtualClock
 
@@ -17,15 +17,15 @@ class SlowCloud:
     def __init__(self, clock: VirtualClock) -> None:
         self.pools: dict[str, Instance] = {}
         self.lists = 0
-        self.broken = False
+        self.refusal: CloudError | None = None
         self._clock = clock
 
     async def list(self) -> tuple[Instance, ...]:
         self.lists += 1
         found = tuple(self.pools.values())
         await self._clock.sleep(1)
-        if self.broken:
-            raise Unauthorized("no")
+        if self.refusal is not None:
+            raise self.refusal
         return found
 
     async def get(self, name: str) -> Instance | None:
@@ -115,13 +115,25 @@ async def test_lists_are_frequent_only_while_somebody_waits() -> None:
 
 async def test_an_unreachable_cloud_is_asked_again() -> None:
     clock, cloud, inventory, _ = made()
-    cloud.broken = True
+    cloud.refusal = Unauthorized("no")
     inventory.wait_for("a")
     running = asyncio.create_task(inventory.run())
     await clock.advance(10)
-    cloud.broken, cloud.pools = False, {"a": a_pool("a")}
+    cloud.refusal, cloud.pools = None, {"a": a_pool("a")}
     await clock.advance(10)
     assert inventory.get("a") is not None
+    running.cancel()
+
+
+async def test_a_cloud_that_says_when_to_come_back_is_left_alone_until_then() -> None:
+    clock, cloud, inventory, _ = made()
+    cloud.refusal = Throttled("too often", retry_after=60)
+    inventory.wait_for("a")
+    running = asyncio.create_task(inventory.run())
+    await clock.advance(60)
+    assert cloud.lists == 1
+    await clock.advance(10)
+    assert cloud.lists == 2
     running.cancel()
 
 

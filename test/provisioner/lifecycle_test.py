@@ -158,6 +158,7 @@ async def test_thirty_claims_at_once_need_one_request_each(idle: Box) -> None:
     log = await box.emulator.admin.log()
     assert [entry.pool for entry in log if entry.kind == "PUT" and not entry.committed] == []
     assert sum(entry.kind == "PUT" for entry in log) == 30
+    assert sum(entry.kind == "CLUSTER" for entry in log) <= 3
     assert [entry.status for entry in log if entry.status == 429] == []
 
 

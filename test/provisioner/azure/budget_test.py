@@ -1,10 +1,12 @@
 """The request rates, in virtual time."""
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
-from provisioner.azure.budget import BACKGROUND_RESERVE, PUT_BURST, READ_BURST, READ_RATE, Budget
+from provisioner.azure.budget import BACKGROUND_RESERVE, LONGEST_PAUSE, PUT_BURST, READ_BURST, READ_RATE, Budget
 from provisioner.cloud import Throttled
 from test.clock import VirtualClock
 
@@ -34,21 +36,43 @@ async def test_routine_reads_leave_something_for_urgent_ones() -> None:
     assert routine.done()
 
 
+async def _put(budget: Budget) -> None:
+    async with budget.put("ws1"):
+        pass
+
+
+async def _delete(budget: Budget) -> None:
+    async with budget.delete():
+        pass
+
+
+def _everything(budget: Budget) -> list[Coroutine[Any, Any, None]]:
+    return [budget.read(), budget.read_cluster(), _put(budget), _delete(budget)]
+
+
 async def test_a_pause_holds_everybody_back_and_only_ever_grows() -> None:
     clock = VirtualClock()
     budget = Budget(clock)
-    budget.pause(20)
-    budget.pause(5)
-
-    async def put() -> None:
-        async with budget.put("ws1"):
-            pass
-
-    waiting = [asyncio.create_task(each) for each in (budget.read(), budget.read_cluster(), put())]
-    await clock.advance(19.9)
+    budget.pause(LONGEST_PAUSE)
+    budget.pause(1)
+    waiting = [asyncio.create_task(each) for each in _everything(budget)]
+    await clock.advance(LONGEST_PAUSE - 0.1)
     assert not any(task.done() for task in waiting)
     await clock.advance(0.2)
     assert all(task.done() for task in waiting)
+
+
+async def test_nobody_sleeps_through_a_long_pause() -> None:
+    clock = VirtualClock()
+    budget = Budget(clock)
+    budget.pause(60)
+    for each in _everything(budget):
+        with pytest.raises(Throttled) as refused:
+            await each
+        assert refused.value.retry_after == pytest.approx(60)
+    await clock.advance(60)
+    for each in _everything(budget):
+        await each
 
 
 async def test_one_pool_is_asked_for_only_so_often() -> None:
