@@ -210,7 +210,7 @@ def _place(
         rungs = _provisioned(workspace, model, wanted, in_use=_in_use(world, workspace))
     if isinstance(rungs, Refusal):
         return rungs
-    chosen = workspace.status.plan.instance_type if workspace.status.plan else ""
+    chosen = _planned_on(workspace)
     names = [rung.instance_type for rung in rungs]
     return replace(decision, rungs=rungs, current=names.index(chosen) if chosen in names else 0)
 
@@ -236,10 +236,15 @@ def _provisioned(
     return _fitting([sku for sku in skus if isinstance(sku, Sku)], workspace, model, wanted)
 
 
+def _planned_on(workspace: Workspace) -> str:
+    """Return the instance type of the stored plan."""
+    return workspace.status.plan.instance_type if workspace.status.plan else ""
+
+
 def _chosen_before(workspace: Workspace) -> list[str]:
     """Return the instance type that the planner chose when this Workspace was new: another release may choose another."""
-    chosen = workspace.status.plan.instance_type if workspace.status.plan else ""
-    return [chosen] if chosen and catalogue.sku(chosen) else []
+    chosen = _planned_on(workspace)
+    return [chosen] if catalogue.sku(chosen) else []
 
 
 def _in_use(world: World, workspace: Workspace) -> list[str]:
@@ -274,7 +279,9 @@ def _existing(
     if len(kinds) > 1:
         shown = "; ".join(f"{gpus} of {gpu or 'a GPU'}" for gpu, gpus, _ in sorted(kinds))
         return Refusal(Reason.NODES_NOT_UNIFORM, f"resource.labelSelector chooses nodes with different GPUs: {shown}")
-    first = next(sku for sku in skus.values() if sku is not None)
+    chosen = _planned_on(workspace)
+    known = [sku for sku in skus.values() if sku is not None]
+    first = min(known, key=lambda sku: (sku.instance_type != chosen, sku.instance_type))  # however they are listed
     return _fitting([first], workspace, model, wanted)
 
 

@@ -1,17 +1,22 @@
 """From a Workspace's words to a decision: configuration files, weights, own nodes."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
+from prometheus_client import CollectorRegistry
 
 from controller.catalogue import Model, Sku
+from controller.loop import Loop
 from controller.plan import Configuration, Refusal, find_model
-from controller.planning import Decision, Rung, _configuration, _parsed, _provisioned, _sku_of, _weights
+from controller.planning import Decision, Rung, _configuration, _parsed, _provisioned, _sku_of, _weights, decide
 from kube.api.workload import Node
 from kube.api.workspace import Preset, Workspace
+from test.clock import VirtualClock
 from test.controller.stage import INFERENCE, SETTINGS, TUNING, changed
+from test.kube.source import Source
 
 
 def workspace(manifest: dict[str, Any]) -> Workspace:
@@ -172,3 +177,25 @@ def test_own_nodes_say_what_they_have_by_labels_type_or_device_plugin() -> None:
     plugged = _sku_of(node({}, "1"), Configuration(accelerator="cpu"))
     assert isinstance(plugged, Sku)
     assert plugged.gpus == 1
+
+
+T4S = ("Standard_NC8as_T4_v3", "Standard_NC4as_T4_v3", "Standard_NC16as_T4_v3")
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(T4S)))
+@pytest.mark.parametrize(("stored", "expected"), [("", min(T4S)), *((name, name) for name in T4S), ("gone", min(T4S))])
+async def test_own_nodes_of_several_sizes_give_one_plan_and_keep_it(
+    order: tuple[str, ...], stored: str, expected: str
+) -> None:
+    """The same GPU comes in several sizes. What a server is rendered from must not hang on who is listed first."""
+    settings = replace(SETTINGS, node_provisioner="byo")
+    world = Loop(Source().client, settings, clock=VirtualClock(), registry=CollectorRegistry()).world
+    for name in order:
+        marks = {"team": "a", "node.kubernetes.io/instance-type": name}
+        world.nodes.put(msgspec.convert({"metadata": {"name": f"node-{name}", "labels": marks}}, Node))
+    manifest = changed(INFERENCE, resource={"labelSelector": {"matchLabels": {"team": "a"}}})
+    decided = await decide(
+        world, workspace(manifest | ({"status": {"plan": {"instanceType": stored}}} if stored else {}))
+    )
+    assert isinstance(decided, Decision)
+    assert decided.rung.instance_type == expected
