@@ -1,4 +1,4 @@
-"""Checkpoints: complete or absent, this run's or nobody's, kept in a real registry. What is in them: tune_test and trainer_test."""
+"""Checkpoints: complete or absent, this run's or nobody's, kept in a real registry. What is in them: trainer_test."""
 
 import errno
 import json

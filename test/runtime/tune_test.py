@@ -1,7 +1,7 @@
 """Tuning a tiny model end to end on the CPU: results, pushes, and what is refused before training.
 
-How training goes on and ends is covered in trainer_test; what a data set or a configuration may look like in data_test and
-training_config_test.
+How training goes on and ends is covered in trainer_test; what a data set or a configuration may look like, in data_test
+and training_config_test.
 """
 
 import dataclasses
