@@ -40,7 +40,8 @@ def test_the_seeds_workspace_is_tuned_and_then_served(
     assert [condition(workspace, kind) for kind in ("ResourceReady", "InferenceReady", "WorkspaceReady")] == [
         "True"
     ] * 3
-    assert workspace["status"]["tuning"]["step"] == workspace["status"]["tuning"]["totalSteps"] > 0
+    tuning = workspace["status"]["tuning"]
+    assert 0 < tuning["step"] <= tuning["totalSteps"]  # it may stop early
     session.show_tuning()
 
 
