@@ -9,7 +9,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import aiohttp
 from azure.core import MatchConditions
@@ -30,7 +30,7 @@ from kube.errors import NotLeading
 from provisioner import metrics
 from provisioner.azure import auth, errors, render
 from provisioner.azure.budget import Budget
-from provisioner.cloud import Cluster, ClusterMissing, ClusterNotRunning, Instance, Launch, Throttled
+from provisioner.cloud import Cluster, ClusterMissing, ClusterNotRunning, Instance, Launch, Throttled, UnknownOutcome
 from provisioner.settings import Settings
 
 R = TypeVar("R")
@@ -62,22 +62,22 @@ class AgentPools:
     async def create(self, launch: Launch) -> Instance:
         name, uid = launch.claim.metadata.name, launch.claim.metadata.uid
         body = render.agent_pool(launch)
+
+        async def put() -> Instance:
+            poller = await self._client.agent_pools.begin_create_or_update(
+                *self._scope,
+                name,
+                body,
+                match_condition=MatchConditions.IfMissing,
+                polling=False,
+                # Azure support finds everything that was done for one claim by this id.
+                headers={"x-ms-correlation-request-id": uid},
+            )
+            return self._instance(await poller.result())
+
         async with self._budget.put(name):
             self._check_lease()
-            poller = await self._send(
-                "PUT",
-                name,
-                lambda: self._client.agent_pools.begin_create_or_update(
-                    *self._scope,
-                    name,
-                    body,
-                    match_condition=MatchConditions.IfMissing,
-                    polling=False,
-                    # Azure support finds everything that was done for one claim by this id.
-                    headers={"x-ms-correlation-request-id": uid},
-                ),
-            )
-        return self._instance(await poller.result())
+            return await self._send("PUT", name, put)
 
     async def delete(self, instance: Instance) -> None:
         match: dict[str, Any] = {}
@@ -91,28 +91,29 @@ class AgentPools:
                 lambda: self._client.agent_pools.begin_delete(
                     *self._scope, instance.name, ignore_pod_disruption_budget=True, polling=False, **match
                 ),
-                absent=None,
+                absent=True,
             )
 
     async def get(self, name: str) -> Instance | None:
         await self._locate()
         await self._budget.read()
-        found = await self._send("GET", name, lambda: self._client.agent_pools.get(*self._scope, name), absent=None)
-        if found is not None:
-            return self._instance(found)
-        cluster = await self.cluster()
-        if not cluster.exists:  # "no such pool" and "no such cluster" are both 404
+
+        async def look() -> Instance:
+            return self._instance(await self._client.agent_pools.get(*self._scope, name))
+
+        found = await self._send("GET", name, look, absent=True)
+        if found is None and not (cluster := await self.cluster()).exists:
             raise ClusterMissing(cluster.detail)
-        return None
+        return found
 
     async def list(self) -> tuple[Instance, ...]:
         await self._locate()
         await self._budget.read(background=True)
 
-        async def collect() -> list[Any]:
-            return [pool async for pool in self._client.agent_pools.list(*self._scope)]
+        async def collect() -> tuple[Instance, ...]:
+            return tuple([self._instance(pool) async for pool in self._client.agent_pools.list(*self._scope)])
 
-        return tuple(self._instance(pool) for pool in await self._send("LIST", "", collect))
+        return await self._send("LIST", "", collect)
 
     async def cluster(self) -> Cluster:
         """Learned CLUSTER_AGE ago at most. Callers at the same time share one request."""
@@ -124,8 +125,14 @@ class AgentPools:
 
     async def _ask_for_cluster(self) -> Cluster:
         await self._budget.read_cluster()
-        found = await self._send("CLUSTER", "", lambda: self._client.managed_clusters.get(*self._scope), absent=None)
-        cluster = self._read_cluster(found.as_dict() if found is not None else None)
+
+        async def look() -> Cluster:
+            return self._read_cluster((await self._client.managed_clusters.get(*self._scope)).as_dict())
+
+        try:
+            cluster = await self._send("CLUSTER", "", look)
+        except ClusterMissing as error:
+            cluster = Cluster(running=False, exists=False, detail=str(error))
         self._cluster = (self._clock.monotonic(), cluster)
         return cluster
 
@@ -140,10 +147,8 @@ class AgentPools:
         if not self._location:
             await self.cluster()
 
-    def _read_cluster(self, body: Mapping[str, Any] | None) -> Cluster:
-        if body is None:
-            return Cluster(running=False, exists=False, detail=f"managed cluster {self._scope[1]} does not exist")
-        properties = body.get("properties") or {}
+    def _read_cluster(self, body: Mapping[str, Any]) -> Cluster:
+        properties = body["properties"]
         power = (properties.get("powerState") or {}).get("code") or "Running"
         state = properties.get("provisioningState") or "Succeeded"
         self._location = self._location or str(body.get("location") or "")
@@ -153,30 +158,48 @@ class AgentPools:
         )
 
     def _instance(self, pool: Any) -> Instance:
-        return render.instance(pool.as_dict(), location=self._location)
+        found = render.instance(pool.as_dict(), location=self._location)
+        if not found.name:
+            raise ValueError("an agent pool without a name")
+        return found
 
     def _check_lease(self) -> None:
         if not self._may_write():
             raise NotLeading("the lease may be somebody else's: nothing was sent to Azure")
 
-    async def _send(self, verb: str, name: str, request: Callable[[], Awaitable[R]], *, absent: Any = ...) -> R:
-        """Send, count and translate. With `absent`, a 404 returns that instead of raising."""
+    @overload
+    async def _send(self, verb: str, name: str, request: Callable[[], Awaitable[R]]) -> R: ...
+    @overload
+    async def _send(self, verb: str, name: str, request: Callable[[], Awaitable[R]], *, absent: bool) -> R | None: ...
+    async def _send(
+        self, verb: str, name: str, request: Callable[[], Awaitable[R]], *, absent: bool = False
+    ) -> R | None:
+        """Send, count and translate. With `absent`, None when Azure says that there is no such agent pool."""
         try:
             with metrics.cloud_request(verb, self._clock):
                 answer = await request()
         except HttpResponseError as error:
             metrics.arm_requests.labels(verb, str(error.status_code or 0)).inc()
-            if error.status_code == 404 and absent is not ...:
-                return absent  # type: ignore[no-any-return]  # the caller's own value
+            if absent and errors.absent(error):
+                return None
             raise self._translated(error, verb, name) from error
         except AzureError as error:
             metrics.arm_requests.labels(verb, "0").inc()
             raise self._translated(error, verb, name) from error
+        except (
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:  # a 200 whose body is not what was asked for
+            metrics.arm_requests.labels(verb, "200").inc()
+            metrics.cloud_error(verb, UnknownOutcome.reason)
+            raise UnknownOutcome(f"Azure's answer about {_subject(verb, name)} says nothing: {error}") from error
         metrics.arm_requests.labels(verb, "200").inc()
         return answer
 
     def _translated(self, error: AzureError, verb: str, name: str) -> Exception:
-        ours = errors.translate(error, subject=SUBJECTS[verb].format(name), creating=verb == "PUT")
+        ours = errors.translate(error, subject=_subject(verb, name), creating=verb == "PUT")
         metrics.cloud_error(verb, ours.reason)
         if isinstance(ours, ClusterNotRunning):
             self._cluster = None  # what we remember is out of date
@@ -184,6 +207,10 @@ class AgentPools:
             metrics.arm_throttled.inc()
             self._budget.pause(ours.retry_after or 30.0)
         return ours
+
+
+def _subject(verb: str, name: str) -> str:
+    return SUBJECTS[verb].format(name)
 
 
 @asynccontextmanager

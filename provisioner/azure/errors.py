@@ -113,6 +113,12 @@ def parse(error: HttpResponseError) -> Answer:
     return parse_body(error.status_code or 0, text, _seconds(response.headers.get("Retry-After")))
 
 
+def absent(error: HttpResponseError) -> bool:
+    """Whether it is ARM that answers, and it is the pool itself that it cannot find. Other 404s prove nothing."""
+    answer = parse(error)
+    return answer.status == 404 and bool(answer.code) and answer.code not in PARENT_CODES
+
+
 def parse_body(status: int, text: str, retry_after: float | None = None) -> Answer:
     try:
         body = json.loads(text)

@@ -1,20 +1,24 @@
 """What is asked of ARM and what an answer proves: our client and the SDK as they are, against a server that answers as told."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import pytest
 from aiohttp import web
 
+from kube.api.nodeclass import KaitoNodeClassSpec
 from kube.clock import Clock, SystemClock
 from provisioner.azure import agentpools
 from provisioner.azure.agentpools import CLUSTER_AGE, AgentPools
 from provisioner.azure.budget import CLUSTER_BURST, CLUSTER_RATE
-from provisioner.cloud import Throttled, UnknownOutcome
+from provisioner.cloud import ClusterMissing, Instance, Launch, Offering, State, Throttled, UnknownOutcome
 from provisioner.settings import Settings
 from test.clock import VirtualClock
+from test.provisioner.builders import a_node_claim
 
 RUNNING = (200, '{"location": "eastus", "properties": {"powerState": {"code": "Running"}}}')
 
@@ -118,3 +122,67 @@ async def test_a_long_pause_is_told_at_once() -> None:
             await pools.cluster()
         assert told.value.retry_after == pytest.approx(40)
     assert arm.asked == ["LIST"]
+
+
+def _missing(code: str) -> tuple[int, str]:
+    return 404, json.dumps({"error": {"code": code, "message": "not found"}})
+
+
+async def test_a_pool_that_azure_does_not_find_is_absent() -> None:
+    arm = Arm({"GET": _missing("NotFound"), "CLUSTER": RUNNING})
+    async with served(arm, SystemClock()) as pools:
+        assert await pools.get("ws1") is None
+
+
+NOTHING_SAID = [(200, body) for body in ("null", "{}", "[]", '""', "", '{"properties": null}', "<html>", "[null]")]
+
+
+@pytest.mark.parametrize("answer", NOTHING_SAID)
+async def test_an_answer_that_says_nothing_proves_nothing(answer: tuple[int, str]) -> None:
+    arm = Arm({"GET": answer, "CLUSTER": answer, "PUT": answer})
+    launch = Launch(a_node_claim(), Offering("S"), KaitoNodeClassSpec(), "here", datetime(2030, 1, 1, tzinfo=UTC))
+    async with served(arm, SystemClock()) as pools:
+        for request in (pools.get("ws1"), pools.cluster(), pools.create(launch)):
+            with pytest.raises(UnknownOutcome):
+                await request
+
+
+@pytest.mark.parametrize("body", ["null", "[]", '{"value": null}', '{"value": [null]}', '{"value": "x"}', "", "<html>"])
+async def test_a_list_that_says_nothing_is_no_list(body: str) -> None:
+    async with served(Arm({"LIST": (200, body)}), SystemClock()) as pools:
+        with pytest.raises(UnknownOutcome):
+            await pools.list()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(_missing(code) for code in ("ResourceNotFound", "ResourceGroupNotFound", "SubscriptionNotFound")),
+        (404, "<html>no such page</html>"),
+        (404, ""),
+        (404, "null"),
+    ],
+)
+async def test_a_404_about_something_else_proves_no_pool_gone(answer: tuple[int, str]) -> None:
+    """The cluster was there a moment ago: what is remembered of it does not make the difference."""
+    arm = Arm({"GET": answer, "DELETE": answer, "CLUSTER": RUNNING})
+    async with served(arm, SystemClock()) as pools:
+        await pools.cluster()
+        with pytest.raises(ClusterMissing):
+            await pools.get("ws1")
+        with pytest.raises(ClusterMissing):
+            await pools.delete(Instance("ws1", State.SUCCEEDED, Offering("S")))
+
+
+async def test_a_cluster_that_azure_does_not_find_is_an_answer() -> None:
+    async with served(Arm({"CLUSTER": _missing("ResourceNotFound")}), SystemClock()) as pools:
+        found = await pools.cluster()
+    assert (found.running, found.exists) == (False, False)
+    assert "Check subscription, resource group and cluster name" in found.detail
+
+
+async def test_a_pool_is_not_absent_when_the_cluster_is() -> None:
+    arm = Arm({"GET": _missing("NotFound"), "CLUSTER": _missing("ResourceNotFound")})
+    async with served(arm, SystemClock()) as pools:
+        with pytest.raises(ClusterMissing):
+            await pools.get("ws1")
