@@ -7,13 +7,6 @@ from kube.api import labels
 from kube.api.workload import Node
 from kube.api.workspace import LabelSelector, Workspace
 
-# KAITO strips these from the user's matchLabels: they say whose a node is, and that is not the user's to say.
-RESERVED = frozenset(
-    {labels.WORKSPACE, labels.WORKSPACE_NAMESPACE, labels.WORKSPACE_UID, labels.RAGENGINE, labels.RAGENGINE_NAMESPACE}
-    | {f"karpenter.kaito.sh/{name}" for name in ("workspace-name", "workspace-namespace", "inferenceset")}
-    | {"karpenter.kaito.sh/inferenceset-namespace"}
-)
-
 
 def matching(nodes: Iterable[Node], workspace: Workspace) -> list[Node]:
     """Return the nodes that the Workspace's selector chooses. An empty selector chooses none: never the whole cluster."""
@@ -47,7 +40,7 @@ def node_labels(selector: LabelSelector | None) -> dict[str, str]:
         return {}
     chosen = {each.key: each.values[0] for each in selector.match_expressions if each.operator == "In" and each.values}
     chosen |= {each.key: "true" for each in selector.match_expressions if each.operator == "Exists"}
-    return {key: value for key, value in (chosen | dict(selector.match_labels)).items() if key not in RESERVED}
+    return {key: value for key, value in (chosen | dict(selector.match_labels)).items() if key not in labels.RESERVED}
 
 
 def node_selection(workspace: Workspace, *, byo: bool) -> list[BODY]:
@@ -56,7 +49,7 @@ def node_selection(workspace: Workspace, *, byo: bool) -> list[BODY]:
     chosen: list[BODY] = [
         {"key": key, "operator": "In", "values": [value]}
         for key, value in selector.match_labels.items()
-        if key not in RESERVED
+        if key not in labels.RESERVED
     ]
     chosen += [
         {"key": each.key, "operator": each.operator} | ({"values": list(each.values)} if each.values else {})

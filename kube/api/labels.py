@@ -6,6 +6,12 @@ WORKSPACE_NAMESPACE = "kaito.sh/workspacenamespace"
 WORKSPACE_UID = "kaito.sh/workspace-uid"  # ours: tells a namesake's leftovers from our own
 RAGENGINE = "kaito.sh/ragengine"
 RAGENGINE_NAMESPACE = "kaito.sh/ragenginenamespace"
+# KAITO strips these from the user's matchLabels: they say whose a node is, and that is not the user's to say.
+RESERVED = (
+    *(WORKSPACE, WORKSPACE_NAMESPACE, WORKSPACE_UID, RAGENGINE, RAGENGINE_NAMESPACE),
+    *("karpenter.kaito.sh/workspace-name", "karpenter.kaito.sh/workspace-namespace"),
+    *("karpenter.kaito.sh/inferenceset", "karpenter.kaito.sh/inferenceset-namespace"),
+)
 WORKSPACE_FINALIZER = "workspace.finalizer.kaito.sh"
 ENABLE_LOAD_BALANCER = "kaito.sh/enablelb"
 RUNTIME = "kaito.sh/runtime"

@@ -11,19 +11,7 @@ from kube.api.schema import Rule
 NAME_LIMIT = 52  # a StatefulSet's controller-revision-hash label is the name, a dash and ten characters, of 63
 RECREATE = "delete the Workspace and create it anew to change it"
 
-_RESERVED = ", ".join(
-    f"'{key}'"
-    for key in (
-        labels.WORKSPACE,
-        labels.WORKSPACE_NAMESPACE,
-        labels.RAGENGINE,
-        labels.RAGENGINE_NAMESPACE,
-        "karpenter.kaito.sh/workspace-name",
-        "karpenter.kaito.sh/workspace-namespace",
-        "karpenter.kaito.sh/inferenceset",
-        "karpenter.kaito.sh/inferenceset-namespace",
-    )
-)
+_RESERVED = ", ".join(f"'{key}'" for key in labels.RESERVED)
 
 
 def _one_of(*names: str) -> str:

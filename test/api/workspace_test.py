@@ -12,6 +12,7 @@ from kubernetes import client as independent
 from kubernetes.client.exceptions import ApiException
 
 from hack.generate import crds as generated
+from kube.api import labels
 from kube.api import workspace_rules as rules
 from kube.api.schema import Rule
 from kube.api.workspace import Workspace
@@ -85,7 +86,7 @@ ON_CREATE: tuple[tuple[Rule, Document, Change], ...] = (
     (
         rules.LABEL_SELECTOR[0],
         INFERENCE,
-        {"resource": {"labelSelector": {"matchLabels": {"apps": None, "kaito.sh/workspace": "x"}}}},
+        {"resource": {"labelSelector": {"matchLabels": {"apps": None} | dict.fromkeys(labels.RESERVED, "x")}}},
     ),
     (rules.PARTITION[0], INFERENCE, {"resource": {"partition": {"mode": "mig"}}}),
     (rules.PARTITION[1], INFERENCE, {"resource": {"partition": {"mode": "accelerator"}}}),
