@@ -16,7 +16,6 @@ from kube.api.nodeclaim import AWAITING_RECONCILIATION, DEPENDENTS, LAUNCHED, NO
 from kube.api.workspace import Workspace
 from kube.meta import Condition
 
-ORDINAL = "kaito.sh/ordinal"
 TERMINATION_GRACE = "10m"  # bounds a drain; a model server needs seconds, a checkpoint minutes
 
 
@@ -30,7 +29,7 @@ def seated(claims: Iterable[NodeClaim], count: int) -> list[list[NodeClaim]]:
     seats: list[list[NodeClaim]] = [[] for _ in range(count)]
     adopted = []
     for claim in claims:
-        ordinal = claim.metadata.annotations.get(ORDINAL, "")
+        ordinal = claim.metadata.annotations.get(labels.ORDINAL, "")
         if ordinal.isdecimal() and int(ordinal) < count:
             seats[int(ordinal)].append(claim)
         elif not ordinal:
@@ -101,7 +100,7 @@ def render_claim(node_class: NodeClass, workspace: Workspace, rung: Rung, name: 
             "annotations": {
                 labels.DO_NOT_DISRUPT: "true",
                 labels.NODE_IMAGE_FAMILY: family,
-                ORDINAL: str(ordinal),
+                labels.ORDINAL: str(ordinal),
             },
         },
         "spec": {

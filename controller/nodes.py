@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from controller.claims import ORDINAL, claim_name, duration, progress_of, render_claim, seated, surplus, terminal
+from controller.claims import claim_name, duration, progress_of, render_claim, seated, surplus, terminal
 from controller.events import Milestone
 from controller.planning import Decision, Rung
 from controller.selection import matching
@@ -91,7 +91,10 @@ class Nodes:
     def note(self, claim: NodeClaim) -> None:
         """Remember why a provisioner ended a claim: it may be gone before its Workspace is looked at."""
         disrupted = claim.condition(DISRUPTION_REASON)
-        uid, ordinal = claim.metadata.labels.get(labels.WORKSPACE_UID), claim.metadata.annotations.get(ORDINAL, "")
+        uid, ordinal = (
+            claim.metadata.labels.get(labels.WORKSPACE_UID),
+            claim.metadata.annotations.get(labels.ORDINAL, ""),
+        )
         if uid and ordinal.isdecimal() and disrupted is not None and disrupted.true:
             self._failures[uid, int(ordinal)] = disrupted
 

@@ -15,6 +15,7 @@ from typing import Any
 from controller import catalogue
 from controller.catalogue import Model, Sku
 from controller.fit import Configuration, Plan, Refusal, fit
+from kube.api import labels
 from kube.api.reasons import Reason
 from runtime.contract import Accelerator, encode
 
@@ -44,17 +45,17 @@ def find_sku(instance_type: str) -> Sku | Refusal:
     return found or Refusal(Reason.INSTANCE_TYPE_UNKNOWN, f"instance type {instance_type} is unknown{near}")
 
 
-def sku_of_labels(labels: Mapping[str, str]) -> Sku | None:
+def sku_of_labels(marks: Mapping[str, str]) -> Sku | None:
     """Return the GPUs of a node that exists already, by the labels of NVIDIA's GPU feature discovery; None without them."""
     try:
-        gpus, mebibytes = int(labels["nvidia.com/gpu.count"]), int(labels["nvidia.com/gpu.memory"])
-        capability = (int(labels["nvidia.com/gpu.compute.major"]), int(labels["nvidia.com/gpu.compute.minor"]))
+        gpus, mebibytes = int(marks[labels.GPU_COUNT]), int(marks[labels.GPU_MEMORY])
+        capability = (int(marks[labels.GPU_COMPUTE_MAJOR]), int(marks[labels.GPU_COMPUTE_MINOR]))
     except (KeyError, ValueError):
         return None
-    product = labels.get("nvidia.com/gpu.product", "").replace("-", " ")
+    product = marks.get(labels.GPU_PRODUCT, "").replace("-", " ")
     if gpus < 1 or mebibytes < 1:
         return None
-    name = labels.get("node.kubernetes.io/instance-type", "") or product
+    name = marks.get(labels.INSTANCE_TYPE, "") or product
     return Sku(instance_type=name, gpu=product, gpus=gpus, usable=mebibytes << 20, capability=capability)
 
 

@@ -23,7 +23,6 @@ from kube.api.workspace import InferenceSpec, ModelStatus, PlanStatus, Preset, T
 from runtime import contract
 
 CUSTOM_DISK_GIB = 1024  # KAITO's, for templates whose needs nobody knows
-NVIDIA_GPU = "nvidia.com/gpu"
 
 
 @dataclass(frozen=True)
@@ -289,7 +288,7 @@ def _sku_of(node: Node, wanted: Configuration) -> Sku | None:
     """Return a node's GPUs by its feature labels, else by its instance type; on CPU by its device plugin's count."""
     marks = node.metadata.labels
     known = sku_of_labels(marks) or catalogue.sku(marks.get(labels.INSTANCE_TYPE, ""))
-    offered = node.status.allocatable.get(NVIDIA_GPU, "0")
+    offered = node.status.allocatable.get(labels.NVIDIA_GPU, "0")
     if known is None and wanted.accelerator == contract.Accelerator.CPU and offered.isdecimal() and int(offered):
         return Sku(instance_type=marks.get(labels.INSTANCE_TYPE, ""), gpu="", gpus=int(offered), usable=0)
     return known

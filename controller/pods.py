@@ -218,7 +218,7 @@ def custom(workspace: Workspace, settings: Settings, template: Mapping[str, Any]
         },
         "spec": given
         | {
-            "tolerations": [*(given.get("tolerations") or []), *tolerations("nvidia.com/gpu")],
+            "tolerations": [*(given.get("tolerations") or []), *tolerations(labels.NVIDIA_GPU)],
             "affinity": merged,
         },
     }

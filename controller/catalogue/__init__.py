@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TypeVar
 
+from kube.api import labels
+
 GIB = 1 << 30
 
 
@@ -61,7 +63,7 @@ class Sku:
     usable: int  # bytes per GPU, as the driver reports
     cloud: str = ""
     capability: tuple[int, int] | None = None  # CUDA compute capability; None where it is not CUDA
-    resource: str = "nvidia.com/gpu"
+    resource: str = labels.NVIDIA_GPU
     nvme: bool = False
     rdma: bool = False  # fast network between nodes
     retired: str = ""  # date on which the cloud withdrew it

@@ -14,11 +14,11 @@ RESERVED = (
 )
 WORKSPACE_FINALIZER = "workspace.finalizer.kaito.sh"
 ENABLE_LOAD_BALANCER = "kaito.sh/enablelb"
-RUNTIME = "kaito.sh/runtime"
 NODE_IMAGE_FAMILY = "kaito.sh/node-image-family"
 UPGRADE_TO_VERSION = "kaito.sh/upgrade-to-version"
 MACHINE_TYPE = "kaito.sh/machine-type"
 CREATION_TIMESTAMP = "kaito.sh/creation-timestamp"
+ORDINAL = "kaito.sh/ordinal"  # ours, on NodeClaims: which of the Workspace's nodes it is for
 INPUTS = "kaito.sh/inputs"  # ours: hash of what an object was rendered from; the same inputs are not rendered again
 CONFIG_HASH = "kaito.sh/config-hash"  # ours: hash of the ConfigMap that a pod mounts; a new one rolls the pods
 AZURE_SKU = "karpenter.azure.com/sku-name"
@@ -42,17 +42,22 @@ UNREGISTERED_TAINT = "karpenter.sh/unregistered"
 # Kubernetes and AKS
 INSTANCE_TYPE = "node.kubernetes.io/instance-type"
 ZONE = "topology.kubernetes.io/zone"
-REGION = "topology.kubernetes.io/region"
 OS = "kubernetes.io/os"
 ARCH = "kubernetes.io/arch"
-HOSTNAME = "kubernetes.io/hostname"
 COMPONENT = "app.kubernetes.io/component"  # tells a Workspace's inference pods from its tuning pods
 MANAGED_BY = "app.kubernetes.io/managed-by"
 POD_NAME = "statefulset.kubernetes.io/pod-name"
 POD_INDEX = "apps.kubernetes.io/pod-index"
 EXCLUDE_BALANCERS = "node.kubernetes.io/exclude-from-external-load-balancers"
 AKS_AGENTPOOL = "kubernetes.azure.com/agentpool"
-AGENTPOOL = "agentpool"
+
+# NVIDIA: the device plugin's resource, by convention a taint key too, and the labels of GPU feature discovery
+NVIDIA_GPU = "nvidia.com/gpu"
+GPU_COUNT = "nvidia.com/gpu.count"
+GPU_MEMORY = "nvidia.com/gpu.memory"  # MiB of each
+GPU_PRODUCT = "nvidia.com/gpu.product"
+GPU_COMPUTE_MAJOR = "nvidia.com/gpu.compute.major"
+GPU_COMPUTE_MINOR = "nvidia.com/gpu.compute.minor"
 
 # The taint on GPU nodes that KAITO's NodeClaims carry and its pods tolerate
 SKU_TAINT_KEY = "sku"
