@@ -24,6 +24,7 @@ async def test_a_standby_asks_rarely_and_for_the_lease_once_per_retry_period(
     ):
         await until(clock, controller.synced)
         line.pull()
+        await line.ended()
         await clock.advance(PASS)
         check(line, WATCHED, lease=int(PASS / 2) + 1)
 
@@ -39,6 +40,7 @@ async def test_a_leader_with_work_to_do_asks_rarely(apiserver: ControlPlane, sta
         line.armed = True
         stage.create(changed(INFERENCE, metadata={"name": "new"}))
         await until(clock, lambda: line.pulled)
+        await line.ended()
         await clock.advance(PASS)
         check(line, WATCHED | {f"/api/v1/namespaces/{stage.namespace}/configmaps"})
         assert line.paths() - WATCHED, "nothing was left to write"

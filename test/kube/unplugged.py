@@ -53,6 +53,10 @@ class Unplugged(Client):
         for response in self._open:
             response.close()
 
+    async def ended(self) -> None:
+        """Wait until all that was open when the line was pulled has ended: closing TLS takes real time."""
+        await eventually(lambda: self.pulled and not self._open)
+
     def paths(self) -> set[str]:
         return {path for _, _, path in self.attempts}
 

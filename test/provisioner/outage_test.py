@@ -27,6 +27,7 @@ async def outage(box: Box, line: Unplugged, clock: VirtualClock, *, alone: bool)
             if not alone:
                 line.pull()
             await until(clock, lambda: line.pulled)
+            await line.ended()
             await clock.advance(PASS)
         finally:
             task.cancel()
