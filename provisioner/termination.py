@@ -142,11 +142,10 @@ class Termination:
 
     async def _delete_pool(self, draft: Draft) -> timedelta | None:
         """One step towards "gone"; None when the cloud has said so."""
-        inventory, name = self._context.inventory, draft.name
-        if draft.claim.metadata.uid in self._gone:
+        name, known = draft.name, self._known(draft)
+        if known is None and draft.claim.metadata.uid in self._gone:
             return None
-        known = inventory.get(name)
-        if known is not None and known.state is State.DELETING and self._owns(draft, known):
+        if known is not None and known.state is State.DELETING:
             return self._wait(draft)
         instance = await self._verified(draft)
         if instance is None or not self._owns(draft, instance):
@@ -191,12 +190,17 @@ class Termination:
         found proves nothing: were it gone, so would be the API server that holds the claim.
         """
         inventory, name = self._context.inventory, draft.name
-        if inventory.get(name) is not None and name not in self._outdated:
+        if self._known(draft) is not None and name not in self._outdated:
             await inventory.refresh()
-            known = inventory.get(name)
+            known = self._known(draft)
             if known is not None and not (known.state is State.FAILED and name in self._deletions):
                 return known
         return await inventory.verify(name)
+
+    def _known(self, draft: Draft) -> Instance | None:
+        """Our pool as last seen. Another's of the same name is none: a LIST that lags may show what was before ours."""
+        known = self._context.inventory.get(draft.name)
+        return known if known is not None and self._owns(draft, known) else None
 
     def _owns(self, draft: Draft, instance: Instance) -> bool:
         return owns(draft.claim, instance, self._context.cluster_id)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import aiohttp
 import pytest
 from kubernetes import client as independent
 from kubernetes.client.exceptions import ApiException
@@ -178,6 +179,18 @@ class Box:
         await (self.emulator.admin.stop_cluster() if power == "Stopped" else self.emulator.admin.start_cluster())
         for loop in self.loops:
             loop._cloud._cluster = None  # type: ignore[attr-defined]  # the cloud is an AgentPools
+
+    async def foreign_pool(self, name: str, labels: dict[str, str] | None = None, **tags: str) -> None:
+        """Somebody else's PUT, without our client."""
+        url = f"{self.emulator.endpoint}{self.emulator.identity.path}/agentPools/{name}?api-version=2024-01-01"
+        properties = {"count": 1, "vmSize": SIZE, "mode": "User", "nodeLabels": labels or {}, "tags": tags}
+        async with aiohttp.ClientSession() as session, session.put(url, json={"properties": properties}) as response:
+            assert response.status == 201, await response.text()
+
+        async def made() -> bool:
+            return await self.pool_state(name) == "Succeeded"
+
+        await eventually(made)
 
     # Nodes
 

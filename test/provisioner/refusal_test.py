@@ -191,7 +191,7 @@ async def test_a_class_that_does_not_exist_is_waited_for(box: Box) -> None:
 
 async def test_a_foreign_pool_of_the_same_name_is_never_touched(idle: Box) -> None:
     name = new_name()
-    await _foreign_pool(idle, name)
+    await idle.foreign_pool(name)
     before = await idle.pool(name)
     await idle.start()
     idle.claim(name)
@@ -208,7 +208,7 @@ async def test_a_pool_of_gpu_provisioner_is_taken_over(idle: Box) -> None:
     claim = idle.read(name)
     assert claim is not None
     created = claim["metadata"]["creationTimestamp"].replace(":", "-")
-    await _foreign_pool(idle, name, {"kaito.sh/creation-timestamp": created, "karpenter.sh/nodepool": "kaito"})
+    await idle.foreign_pool(name, {"kaito.sh/creation-timestamp": created, "karpenter.sh/nodepool": "kaito"})
     await idle.joined(name)
     await idle.start()
     await idle.becomes(name, "Ready", "True")
@@ -225,21 +225,6 @@ async def test_a_stopped_cluster_freezes_everything(box: Box) -> None:
     await box.becomes(waiting, "Launched", "Unknown", "ClusterNotRunning")
     assert await box.puts(waiting) == 0
     assert await box.pool_state(name) == "Succeeded"
-
-
-async def _foreign_pool(box: Box, name: str, labels: dict[str, str] | None = None) -> None:
-    """Somebody else's PUT, without our client and our tags."""
-    import aiohttp
-
-    url = f"{box.emulator.endpoint}{box.emulator.identity.path}/agentPools/{name}?api-version=2024-01-01"
-    body = {"properties": {"count": 1, "vmSize": SIZE, "mode": "User", "nodeLabels": labels or {}}}
-    async with aiohttp.ClientSession() as session, session.put(url, json=body) as response:
-        assert response.status == 201, await response.text()
-    await eventually(lambda: _succeeded(box, name))
-
-
-async def _succeeded(box: Box, name: str) -> bool:
-    return await box.pool_state(name) == "Succeeded"
 
 
 async def _no_pool(box: Box, name: str) -> bool:

@@ -3,11 +3,13 @@
 The normal path is in `lifecycle_test`, draining in `drain_test`.
 """
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from provisioner import termination
+from provisioner.cloud import Instance
 from test.expect import eventually
 from test.provisioner.conftest import CLAIMS, Box
 
@@ -64,6 +66,37 @@ async def test_the_pool_of_a_failed_claim_that_cannot_be_deleted_is_no_secret(bo
     await box.becomes(name, "Launched", "False", "InsufficientCapacity")
     await eventually(lambda: "DeletionFailed" in {event.reason for event in box.events(name)})
     assert len(await _deletions(box, name)) == 1
+
+
+async def test_a_list_that_shows_a_namesakes_pool_lets_no_claim_go(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, _ = await box.ready()
+    cloud = box.loops[-1]._cloud
+    list_now = cloud.list
+
+    async def list_of_yesterday() -> tuple[Instance, ...]:
+        return tuple(replace(pool, owner_uid="earlier") for pool in await list_now())
+
+    monkeypatch.setattr(cloud, "list", list_of_yesterday)
+    box.delete(name)
+    await box.gone(name)
+    assert await box.pool(name) is None
+
+
+async def test_the_pool_of_a_failed_claim_that_shows_up_late_is_deleted(idle: Box) -> None:
+    await idle.emulator.admin.fault("refuse", "disk-does-not-fit")
+    await idle.start(idle_list_seconds=0.2)
+    name = idle.claim()
+    await idle.becomes(name, "Launched", "False", "InvalidSpec")
+    await _look_again(idle, name, "LIST")
+    cluster_id = idle.core.read_namespace("kube-system").metadata.uid
+    uid = (idle.read(name) or {})["metadata"]["uid"]
+    tags = {"kaito.sh_nodeclaim-uid": uid, "kaito.sh_cluster-id": cluster_id}
+    await idle.foreign_pool(name, **tags)
+    await eventually(lambda: _no_pool(idle, name))
+
+
+async def _no_pool(box: Box, name: str) -> bool:
+    return await box.pool(name) is None
 
 
 async def _look_again(box: Box, name: str, kind: str) -> None:
