@@ -16,19 +16,12 @@ class Taint(Wire, frozen=True, kw_only=True):
 class NodeSpec(Wire, frozen=True, kw_only=True):
     provider_id: str = msgspec.field(name="providerID", default="")
     taints: tuple[Taint, ...] = ()
-    unschedulable: bool = False
-
-
-class NodeSystemInfo(Wire, frozen=True, kw_only=True):
-    kubelet_version: str = ""
-    os_image: str = ""
 
 
 class NodeStatus(Wire, frozen=True, kw_only=True):
     capacity: Mapping[str, str] = {}
     allocatable: Mapping[str, str] = {}
     conditions: tuple[Condition, ...] = ()
-    node_info: NodeSystemInfo = NodeSystemInfo()
 
 
 class Node(Object, frozen=True, kw_only=True):
@@ -65,7 +58,6 @@ class ContainerStatus(Wire, frozen=True, kw_only=True):
     name: str
     ready: bool = False
     started: bool | None = None
-    restart_count: int = 0
     state: ContainerState = ContainerState()
     last_state: ContainerState = ContainerState()
 
@@ -121,11 +113,8 @@ class StatefulSetSpec(Wire, frozen=True, kw_only=True):
 
 class StatefulSetStatus(Wire, frozen=True, kw_only=True):
     observed_generation: int = 0
-    replicas: int = 0
     ready_replicas: int = 0
     updated_replicas: int = 0
-    current_revision: str = ""
-    update_revision: str = ""
 
 
 class StatefulSet(Object, frozen=True, kw_only=True):
@@ -134,9 +123,6 @@ class StatefulSet(Object, frozen=True, kw_only=True):
 
 
 class JobStatus(Wire, frozen=True, kw_only=True):
-    active: int = 0
-    succeeded: int = 0
-    failed: int = 0
     conditions: tuple[Condition, ...] = ()
 
 
@@ -144,13 +130,8 @@ class Job(Object, frozen=True, kw_only=True):
     status: JobStatus = JobStatus()
 
 
-class ServiceSpec(Wire, frozen=True, kw_only=True):
-    cluster_ip: str = msgspec.field(name="clusterIP", default="")
-    type: str = ""
-
-
 class Service(Object, frozen=True, kw_only=True):
-    spec: ServiceSpec = ServiceSpec()
+    """Of which we read only that it is there, and whose."""
 
 
 class DeploymentSpec(Wire, frozen=True, kw_only=True):
