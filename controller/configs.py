@@ -68,10 +68,6 @@ class Configs:
             watched.task.cancel()
             del self._watched[config]
 
-    def watched(self) -> set[Key]:
-        """Return the ConfigMaps that are watched now."""
-        return set(self._watched)
-
     def _watch(self, config: Key) -> _Watched:
         informer: Informer[ConfigMap] = Informer(
             self._client,

@@ -69,10 +69,10 @@ def plan(model: Model, sku: Sku, configuration: Configuration) -> Plan | Refusal
     return replace(decided, message=f"{decided.message}; {way_out}")
 
 
-def choose(model: Model, configuration: Configuration, cloud: str = CLOUD) -> Plan | Refusal:
+def choose(model: Model, configuration: Configuration) -> Plan | Refusal:
     """Plan on the instance type that costs least, counted in GPUs x memory."""
-    fitting = _fitting(model, configuration, cloud)
-    largest = max(catalogue.skus(cloud), key=lambda sku: sku.gpus * sku.usable)
+    fitting = _fitting(model, configuration, CLOUD)
+    largest = max(catalogue.skus(CLOUD), key=lambda sku: sku.gpus * sku.usable)
     return fitting[0] if fitting else plan(model, largest, configuration)
 
 

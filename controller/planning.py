@@ -1,7 +1,7 @@
 """Phase 2: from a Workspace's words to a decision, before anything that costs money: model, instance types, configuration.
 
 Reads what the planner may not: the ConfigMap that the Workspace refers to, and the labels of nodes that exist already.
-The arithmetic is `controller.plan`'s; a refusal carries the condition's reason and says what to do.
+The arithmetic is `controller.sizing`'s; a refusal carries the condition's reason and says what to do.
 """
 
 from collections.abc import Mapping, Sequence
@@ -187,10 +187,8 @@ def _number(given: Mapping[str, Any], section: str, *names: str) -> int:
 def _weights(settings: Settings, model: Model, preset: Preset) -> Weights:
     """Choose where the weights come from: the user's image, the registry's, the hub."""
     options = preset.preset_options
-    packed = f"{settings.weights_registry}/kaito-{model.name}:{model.image_tag}"
-    image = options.image or (packed if settings.weights_registry and model.name and model.image_tag else "")
     return Weights(
-        image=image,
+        image=options.image or model.image(settings.weights_registry),
         hub_id=model.hub_id,
         revision=preset.revision or model.revision,
         pull_secrets=options.image_pull_secrets,

@@ -23,7 +23,6 @@ from kube.api.workload import (
     PODS,
     SERVICES,
     STATEFUL_SETS,
-    ConfigMap,
     Job,
     Node,
     Pod,
@@ -205,8 +204,3 @@ def metadata(
         ],
     }
     return rendered | ({"annotations": dict(annotations)} if annotations else {})
-
-
-def data_of(config: ConfigMap | None) -> Mapping[str, str]:
-    """Return a ConfigMap's content; empty where there is none."""
-    return config.data if config else {}

@@ -28,11 +28,8 @@ class Model:
     heads: int
     kv_heads: int
     hidden_size: int
-    head_dim: int
     kv_bytes_per_token: int  # of all layers, at two bytes per value
     name: str = ""  # KAITO's short name
-    architecture: str = ""
-    license: str = ""
     image_tag: str = ""  # of kaito-<name> in a weights registry
     revision: str = ""
     quantization: str = ""
@@ -64,7 +61,6 @@ class Sku:
     cloud: str = ""
     capability: tuple[int, int] | None = None  # CUDA compute capability; None where it is not CUDA
     resource: str = labels.NVIDIA_GPU
-    nvme: bool = False
     rdma: bool = False  # fast network between nodes
     retired: str = ""  # date on which the cloud withdrew it
 
@@ -146,16 +142,14 @@ def _rows(file: str, build: Callable[[dict[str, str]], Row]) -> Iterator[Row]:
 
 
 def _model(row: dict[str, str]) -> Model:
-    heads, hidden = int(row["heads"]), int(row["hidden_size"])
     return Model(
         hub_id=row["hub_id"],
         weights=round(float(row["weights_gib"]) * GIB),
         context=int(row["context_tokens"]),
         layers=int(row["layers"]),
-        heads=heads,
+        heads=int(row["heads"]),
         kv_heads=int(row["kv_heads"]),
-        hidden_size=hidden,
-        head_dim=int(row["head_dim"] or hidden // heads),
+        hidden_size=int(row["hidden_size"]),
         kv_bytes_per_token=int(row["kv_bytes_per_token"]),
         latent=row["attention"] == "MLA",
         gated=row["gated"] == "yes",
@@ -165,8 +159,6 @@ def _model(row: dict[str, str]) -> Model:
 
 _TEXTS = (
     "name",
-    "architecture",
-    "license",
     "image_tag",
     "quantization",
     "tool_parser",
@@ -187,7 +179,6 @@ def _sku(row: dict[str, str]) -> Sku:
         cloud=row["cloud"],
         capability=(int(major), int(minor)) if major else None,
         resource=row["resource"],
-        nvme=row["nvme"] == "yes",
         rdma=row["rdma"] == "yes",
         retired=row["retired"],
     )

@@ -313,6 +313,6 @@ async def test_a_config_map_that_nobody_refers_to_is_not_watched(stage: Stage, c
     stage.configure("engine", **{"inference_config.yaml": "vllm: {}\n"})
     stage.create(changed(INFERENCE, inference={"config": "engine"}))
     await eventually(stage.claims)
-    assert controller.world.configs.watched() == {Key(stage.namespace, "engine")}
+    assert set(controller.world.configs._watched) == {Key(stage.namespace, "engine")}
     stage.delete()
-    await eventually(lambda: not controller.world.configs.watched())
+    await eventually(lambda: not controller.world.configs._watched)

@@ -297,7 +297,6 @@ models = st.builds(
         heads=kv_heads * groups,
         kv_heads=kv_heads,
         hidden_size=kv_heads * groups * head_dim,
-        head_dim=head_dim,
         kv_bytes_per_token=4 * kv_heads * head_dim * layers,
         latent=latent,
         quantization=quantization,
