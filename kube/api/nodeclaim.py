@@ -1,7 +1,7 @@
 """NodeClaim, `karpenter.sh/v1`: one machine that somebody wants, and what has become of it.
 
 The types hold every field of the public schema (Karpenter v1.7), so that what they decode is the whole object; the
-schema itself, with its CEL rules, stands in `nodeclaim_schema`. Conditions: `Launched`, `Registered`, `Initialized` in
+schema itself, with its CEL rules, stands in `nodeclaim_crd`. Conditions: `Launched`, `Registered`, `Initialized` in
 that order, and their root `Ready`; the others appear when a claim is ended.
 """
 
