@@ -86,11 +86,11 @@ async def decide(world: World, workspace: Workspace) -> Decision | Refusal:
     spec = workspace.inference or workspace.tuning
     if spec is None:
         return Refusal(Reason.PLAN_FAILED, "neither inference nor tuning is specified")
+    if isinstance(spec, InferenceSpec) and spec.preset is None:
+        return _place(world, workspace, Decision(rungs=()), None, Configuration())
     config = await _config(world, workspace, spec)
     if isinstance(config, Refusal):
         return config
-    if isinstance(spec, InferenceSpec) and spec.preset is None:
-        return _place(world, workspace, Decision(rungs=()), None, Configuration())
     preset = spec.preset or Preset(name="")
     model = find_model(preset.name)
     if isinstance(model, Refusal):

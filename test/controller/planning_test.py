@@ -15,7 +15,7 @@ from controller.planning import Decision, Rung, _configuration, _parsed, _provis
 from kube.api.workload import Node
 from kube.api.workspace import Preset, Workspace
 from test.clock import VirtualClock
-from test.controller.stage import INFERENCE, SETTINGS, TUNING, changed
+from test.controller.stage import INFERENCE, SETTINGS, TUNING, Stage, changed
 from test.kube.source import Source
 
 
@@ -199,3 +199,12 @@ async def test_own_nodes_of_several_sizes_give_one_plan_and_keep_it(
     )
     assert isinstance(decided, Decision)
     assert decided.rung.instance_type == expected
+
+
+async def test_a_template_needs_no_config_map(stage: Stage, controller: Loop) -> None:
+    """`config` has no effect there, so that one that does not exist is no reason for a refusal."""
+    containers = [{"name": "server", "image": "r.example/server:1"}]
+    manifest = changed(INFERENCE)
+    manifest["inference"] = {"template": {"spec": {"containers": containers}}, "config": "absent"}
+    stage.create(manifest)
+    await stage.nodes_ready()
