@@ -7,6 +7,7 @@ package's own namespace). A wildcard is refused: least privilege is read off the
 from dataclasses import dataclass
 
 READ = ("get", "list", "watch")
+CACHED = ("list", "watch")  # where nothing is read but by an informer, or as a whole
 
 
 @dataclass(frozen=True)
