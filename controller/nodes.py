@@ -37,7 +37,7 @@ STALE_SECONDS = 1.0  # until the cache is looked at again that did not show the 
 # after 10 s, 20 s, … 10 min (the lifetime of a "no capacity" mark in Karpenter's providers is 3 min to 1 h).
 BACKOFF_SECONDS = (10.0, 600.0)
 
-Seat = tuple[str, int]  # Workspace UID, ordinal
+Place = tuple[str, int]  # Workspace UID, ordinal
 
 
 class Nodes:
@@ -45,9 +45,9 @@ class Nodes:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._backoff: ItemExponential[Seat] = ItemExponential(*BACKOFF_SECONDS)
-        self._not_before: dict[Seat, float] = {}
-        self._failures: dict[Seat, Condition] = {}
+        self._backoff: ItemExponential[Place] = ItemExponential(*BACKOFF_SECONDS)
+        self._not_before: dict[Place, float] = {}
+        self._failures: dict[Place, Condition] = {}
 
     async def ensure(self, workspace: Workspace, decision: Decision, draft: Draft) -> bool:
         """Bring the nodes about as far as possible now. Return whether all are ready."""
@@ -85,8 +85,8 @@ class Nodes:
     def forget(self, workspace: Workspace) -> None:
         """The Workspace is gone."""
         known = {*self._not_before, *self._failures}
-        for seat in [seat for seat in known if seat[0] == workspace.metadata.uid]:
-            self._settle(seat)
+        for place in [place for place in known if place[0] == workspace.metadata.uid]:
+            self._settle(place)
 
     def note(self, claim: NodeClaim) -> None:
         """Remember why a provisioner ended a claim: it may be gone before its Workspace is looked at."""
@@ -292,10 +292,10 @@ class Nodes:
         say(ConditionType.RESOURCE_READY, reason, message)
         return False
 
-    def _settle(self, seat: Seat) -> None:
-        self._backoff.forget(seat)
-        self._not_before.pop(seat, None)
-        self._failures.pop(seat, None)
+    def _settle(self, place: Place) -> None:
+        self._backoff.forget(place)
+        self._not_before.pop(place, None)
+        self._failures.pop(place, None)
 
 
 def gpus(node: Node, resource: str) -> int:
