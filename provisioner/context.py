@@ -31,6 +31,7 @@ from kube.events import EventRecorder, ObjectReference
 from kube.meta import Condition, Key
 from kube.store import Consistency, Store
 from provisioner import metrics
+from provisioner.claims import launch_time
 from provisioner.cloud import CloudError, CloudProvider, Cluster
 from provisioner.inventory import Inventory
 from provisioner.settings import Settings
@@ -76,11 +77,14 @@ class Context:
         return limit - self.uptime.elapsed(since)
 
     def node_of(self, claim: NodeClaim) -> Node | None:
-        """The claim's node: the one chosen before, or else the oldest (AKS may briefly make a spare one)."""
-        known = self.nodes_of(claim.metadata.name)
-        chosen = [node for node in known if node.spec.provider_id == claim.status.provider_id]
-        ordered = sorted(chosen or known, key=lambda node: (node.metadata.creation_timestamp, node.metadata.name))
-        return ordered[0] if ordered and (chosen or not claim.status.provider_id) else None
+        """The claim's node: the one chosen before, or else the oldest of its machine (AKS may briefly make a spare one)."""
+        chosen = claim.status.provider_id
+        known = [
+            node
+            for node in self.nodes_of(claim.metadata.name)
+            if (node.spec.provider_id == chosen if chosen else _of_present_machine(claim, node))
+        ]
+        return min(known, key=lambda node: (node.metadata.creation_timestamp, node.metadata.name), default=None)
 
     def nodes_of(self, pool: str) -> list[Node]:
         return [node for node in self.nodes.by_index(BY_POOL, pool) if of_pool(node, pool)]
@@ -120,6 +124,12 @@ class Context:
 
     def note(self, claim: NodeClaim, reason: str, message: str, *, action: str) -> None:
         self.recorder.event(ObjectReference.of(NODE_CLAIMS, claim), "Normal", reason, message, action=action)
+
+
+def _of_present_machine(claim: NodeClaim, node: Node) -> bool:
+    """Whether a node may have come from the last create request: those of earlier machines outlive them for a while."""
+    asked = launch_time(claim)
+    return not node.metadata.deleting and (asked is None or parse_timestamp(node.metadata.creation_timestamp) >= asked)
 
 
 def of_pool(node: Node, pool: str) -> bool:

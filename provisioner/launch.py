@@ -32,6 +32,7 @@ from provisioner.cloud import (
 from provisioner.context import Context, Draft
 from provisioner.offerings import Shortages, offerings
 from provisioner.patience import Patience
+from provisioner.registration import left_behind, let_go
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +87,14 @@ class LaunchPhase:
         return self._await_node(draft, instance)
 
     async def _keep(self, draft: Draft) -> None:
-        """A claim with a machine has our finalizer, also where somebody else made the machine or took the finalizer."""
+        """A claim with a machine has our finalizer, also where somebody else made the machine or took the finalizer.
+
+        And it has the name for itself: nodes of an earlier claim have no machine any more.
+        """
         if labels.TERMINATION_FINALIZER not in draft.claim.metadata.finalizers:
             await draft.hold()
+        for node in left_behind(self._context, draft.name, claim_uid=draft.claim.metadata.uid):
+            await let_go(self._context, draft.key, node)
 
     async def _find(self, claim: NodeClaim) -> Instance | None:
         """The pool of this name, ours or not. None is as good as proof: by GET if a PUT may ever have been sent."""

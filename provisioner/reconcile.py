@@ -7,9 +7,7 @@ as they are now.
 import logging
 from datetime import timedelta
 
-from kube.api import labels
 from kube.api.nodeclaim import NODE_CLAIMS
-from kube.api.workload import Node
 from kube.errors import NotFound
 from kube.meta import Key
 from provisioner.claims import failed, managed
@@ -17,7 +15,7 @@ from provisioner.cloud import CloudError
 from provisioner.context import Context, Draft
 from provisioner.initialization import initialize
 from provisioner.launch import LaunchPhase
-from provisioner.registration import register
+from provisioner.registration import left_behind, let_go, register
 from provisioner.repair import Repair
 from provisioner.termination import Termination
 
@@ -91,15 +89,10 @@ class Reconciler:
 
     async def _left_behind(self, key: Key) -> timedelta | None:
         """Let go of nodes whose claim is gone (its finalizer was removed by force), once their machine is."""
-        for node in self._context.nodes_of(key.name):
-            if not node.metadata.deleting or labels.TERMINATION_FINALIZER not in node.metadata.finalizers:
-                continue
-            if not _registered_by_us(node, key.name):
-                continue
+        for node in left_behind(self._context, key.name):
             if await self._exists(key) or await self._context.inventory.verify(key.name) is not None:
                 return timedelta(minutes=1)  # the collector of orphans deletes the pool first
-            rest = [each for each in node.metadata.finalizers if each != labels.TERMINATION_FINALIZER]
-            await self._context.patch_node(key, node, {"metadata": {"finalizers": rest}})
+            await let_go(self._context, key, node)
         return None
 
     async def _exists(self, key: Key) -> bool:
@@ -116,10 +109,3 @@ class Reconciler:
         self._termination.forget(key.name, uid)
         self._context.inventory.forget(key.name, uid)
         self._context.consistency.forget(key)
-
-
-def _registered_by_us(node: Node, claim_name: str) -> bool:
-    """Whether the node was registered for a claim of this name: other Karpenter providers use the same finalizer."""
-    if not any((owner.kind, owner.name) == (NODE_CLAIMS.kind, claim_name) for owner in node.metadata.owner_references):
-        return False
-    return not {labels.NODE_CLASS, labels.WORKSPACE, labels.RAGENGINE}.isdisjoint(node.metadata.labels)

@@ -14,6 +14,7 @@ from kube.api import labels
 from kube.api.nodeclaim import LAUNCHED, NODE_CLAIMS, REGISTERED, NodeClaim
 from kube.api.reasons import ClaimReason
 from kube.api.workload import Node, Taint
+from kube.meta import Key
 from provisioner import metrics
 from provisioner.claims import failed
 from provisioner.context import Context, Draft
@@ -29,17 +30,40 @@ async def register(context: Context, draft: Draft) -> timedelta | None:
     if node is None and draft.status.get("providerID"):  # launched in this very reconcile
         found = [each for each in context.nodes_of(draft.name) if each.spec.provider_id == draft.status["providerID"]]
         node = found[0] if found else None
-    if node is None:
+    if node is None or node.metadata.deleting:
         draft.wait(REGISTERED, ClaimReason.NODE_NOT_FOUND, "Node not registered with cluster")
         return await _deadline(context, draft)
-    if node.metadata.deleting:
-        return None  # somebody ends it already; reconcile has seen to that
     await context.patch_node(draft.key, node, registration_patch(draft.claim, node, draft.labels))
     draft.status["nodeName"] = node.metadata.name
     draft.conditions.set(REGISTERED, True, REGISTERED, _surplus(context, draft, node))
     metrics.nodes_created.labels(draft.claim.metadata.labels.get(labels.NODEPOOL, "")).inc()
     metrics.since(metrics.node_to_launched, node.metadata.creation_timestamp, context.clock)
     return None
+
+
+def left_behind(context: Context, name: str, *, claim_uid: str = "") -> list[Node]:
+    """Nodes under deletion that wait for our finalizer, and that were registered for another claim of this name."""
+    return [
+        node
+        for node in context.nodes_of(name)
+        if node.metadata.deleting
+        and labels.TERMINATION_FINALIZER in node.metadata.finalizers
+        and _registered_by_us(node, name)
+        and all(owner.uid != claim_uid for owner in node.metadata.owner_references)
+    ]
+
+
+async def let_go(context: Context, claim: Key, node: Node) -> None:
+    """Take our finalizer off a node whose machine is gone."""
+    rest = [each for each in node.metadata.finalizers if each != labels.TERMINATION_FINALIZER]
+    await context.patch_node(claim, node, {"metadata": {"finalizers": rest}})
+
+
+def _registered_by_us(node: Node, claim_name: str) -> bool:
+    """Whether the node was registered for a claim of this name: other Karpenter providers use the same finalizer."""
+    if not any((owner.kind, owner.name) == (NODE_CLAIMS.kind, claim_name) for owner in node.metadata.owner_references):
+        return False
+    return not {labels.NODE_CLASS, labels.WORKSPACE, labels.RAGENGINE}.isdisjoint(node.metadata.labels)
 
 
 def registration_patch(claim: NodeClaim, node: Node, more_labels: dict[str, str]) -> dict[str, Any]:

@@ -7,13 +7,14 @@ workspace controller; C23, C27 and C28b to the collector of orphans (`orphans_te
 
 import asyncio
 import random
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from provisioner import repair
 from test.expect import eventually
+from test.provisioner.builders import provider_id
 from test.provisioner.conftest import CLAIMS, Box, a_claim
 
 # What a cloud may do to a request without anybody being to blame.
@@ -188,22 +189,54 @@ async def test_c20_two_provisioners_at_once_make_one_pool_per_claim(idle: Box) -
     assert (await idle.emulator.admin.state()).pools == {}
 
 
-async def test_c22_a_namesake_waits_for_the_old_pool_to_go(box: Box) -> None:
-    await box.emulator.admin.configure(deleteSeconds=1)
-    name, _ = await box.ready()
-    box.objects.patch_cluster_custom_object(
-        "karpenter.sh", "v1", "nodeclaims", name, {"metadata": {"finalizers": None}}
-    )
-    for node in box.node_names(name):
-        box.core.patch_node(node, {"metadata": {"finalizers": None}})
-        box.core.delete_node(node)
-    box.delete(name)
-    await box.gone(name)
-    await box.emulator.admin.delete_pool(name)
-    box.create(a_claim(name))
-    await eventually(lambda: _puts_of_its_own(box, name))
-    await box.joined(name)
+async def test_c22_a_namesake_waits_for_the_old_pool_to_go(idle: Box) -> None:
+    """The node of the old pool is still there, under deletion and with our finalizer, when the new one's joins."""
+    await idle.start()
+    await idle.emulator.admin.configure(deleteSeconds=1)
+    name, old = await idle.ready()
+    await idle.kill()
+    idle.objects.patch_cluster_custom_object(*CLAIMS, name, {"metadata": {"finalizers": None}})
+    idle.delete(name)
+    await idle.gone(name)
+    idle.core.delete_node(old)
+    await idle.emulator.admin.delete_pool(name)
+    idle.create(a_claim(name))
+    await idle.start()
+    await eventually(lambda: _puts_of_its_own(idle, name))
+    node = await idle.joined(name)
+    await idle.becomes(name, "Ready", "True")
+    assert _node_of(idle, name) == node
+    await eventually(lambda: idle.node_names(name) == [node])
+
+
+async def test_the_node_of_a_broken_machine_is_not_taken_for_that_of_the_next(box: Box) -> None:
+    await box.emulator.admin.fault("fail", "extension-timeout")
+    busy = await box.emulator.admin.fault("refuse", "busy", on="DELETE", times=0, retryAfter=1)
+    name = box.claim()
+    await box.becomes(name, "Launched", "Unknown", "ClusterBusy")
+    labels = dict.fromkeys(("agentpool", "kubernetes.azure.com/agentpool"), name)
+    metadata = {"name": f"aks-{name}-12345678-vmss000000", "labels": labels}
+    made = box.core.create_node({"metadata": metadata, "spec": {"providerID": provider_id(name)}}).metadata
+    await eventually(
+        lambda: datetime.now(UTC) >= made.creation_timestamp + timedelta(seconds=1)
+    )  # the grain of Kubernetes' timestamps
+    await box.emulator.admin.disarm(busy)
+    await eventually(lambda: _committed(box, name, 2))
+    assert box.node_names(name) == [made.name]
+    node = await box.joined(name)
     await box.becomes(name, "Ready", "True")
+    assert _node_of(box, name) == node
+
+
+async def test_a_node_that_is_deleted_before_it_is_registered_does_not_leave_its_claim_waiting(idle: Box) -> None:
+    await idle.start()
+    name, node = await idle.ready()
+    await idle.kill()
+    conditions = [each for each in (idle.read(name) or {})["status"]["conditions"] if each["type"] != "Registered"]
+    idle.objects.patch_cluster_custom_object_status(*CLAIMS, name, {"status": {"conditions": conditions}})
+    idle.core.delete_node(node)
+    await idle.start(registration_timeout=1)
+    await idle.becomes(name, "Registered", "False", "RegistrationTimeout")
 
 
 async def test_c24_a_pool_that_somebody_deleted_ends_its_claim(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +326,14 @@ async def test_killed_at_random_moments_a_session_ends_with_one_pool_per_claim(i
 async def _pass(seconds: float) -> None:
     """Let real time pass: the moment of a kill is the very thing that is drawn."""
     await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=seconds)
+
+
+async def _committed(box: Box, name: str, count: int) -> bool:
+    return await box.puts(name) == count
+
+
+def _node_of(box: Box, name: str) -> str:
+    return str((box.read(name) or {})["status"]["nodeName"])
 
 
 def _asked(box: Box, name: str) -> bool:

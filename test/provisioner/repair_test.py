@@ -110,12 +110,13 @@ async def test_when_most_nodes_are_not_ready_none_is_replaced(box: Box) -> None:
     assert all([await box.pool_state(name) == "Succeeded" for name, _ in machines])
 
 
-async def test_repair_can_be_turned_off(idle: Box) -> None:
+async def test_repair_can_be_turned_off(runs: Counter[Key], idle: Box) -> None:
     await idle.start(node_repair=False)
     name, node = await idle.ready()
-    idle.clock.leap(60 * MINUTE)
-    idle.report(node, ready=False, since=_minutes_ago(60))
     other, _ = await idle.ready()
+    idle.clock.leap(60 * MINUTE)
+    await _unwell(idle, node, since=_minutes_ago(60))
+    await _look(idle, name, runs)
     assert idle.status_of(name, "Ready") == idle.status_of(other, "Ready") == ("True", "Ready")
 
 
