@@ -61,9 +61,7 @@ class Orphans:
             return
         ripe = [pool for pool in found if self._ripe(pool)]
         ours = sum(pool.cluster_id == self._context.cluster_id for pool in pools)
-        for pool in ripe[: max(1, int(MAX_SHARE * ours))]:
-            if self._may_delete():
-                await self._delete(pool)
+        await self._delete_some(ripe, share=max(1, int(MAX_SHARE * ours)))
         if len(ripe) > MAX_DELETES:
             log.warning("Many orphaned agent pools: was etcd restored?", extra={"pools": [pool.name for pool in ripe]})
 
@@ -108,20 +106,36 @@ class Orphans:
         now = self._context.clock.monotonic()
         return len(self._deleted) < MAX_DELETES or now - self._deleted[0] > WINDOW
 
-    async def _delete(self, seen: Instance) -> None:
-        """Look at both sides once more, then delete exactly what was looked at."""
+    async def _delete_some(self, ripe: Sequence[Instance], *, share: int) -> None:
+        """As many as the round may delete. One that cannot be (it may be locked) keeps no other alive."""
+        deleted = 0
+        for pool in ripe:
+            if deleted == share or not self._may_delete():
+                return
+            self._seen[pool.name, pool.owner_uid] = (
+                self._context.clock.monotonic(),
+                0,
+            )  # if it stays, its grace begins anew
+            try:
+                deleted += await self._delete(pool)
+            except CloudError as error:
+                log.warning("Cannot delete an orphaned agent pool", extra={"pool": pool.name, "error": str(error)})
+
+    async def _delete(self, seen: Instance) -> bool:
+        """Look at both sides once more, then delete exactly what was looked at. Whether it was."""
         if not await self._unclaimed(seen):
-            return
+            return False
         pool = await self._context.inventory.verify(seen.name)
         if pool is None or (pool.owner_uid, pool.cluster_id) != (seen.owner_uid, seen.cluster_id):
-            return
+            return False
         log.warning("Deleting orphaned agent pool", extra={"pool": pool.name, "owner": pool.owner_uid})
         try:
             await self._context.cloud.delete(pool)
-        except InstanceExists:  # it has changed meanwhile: look again in the next round
-            return
+        except InstanceExists:  # it has changed meanwhile
+            return False
         self._deleted.append(self._context.clock.monotonic())
         metrics.orphans_deleted.inc()
+        return True
 
     async def _unclaimed(self, pool: Instance) -> bool:
         """A quorum read: a stale cache has never deleted a machine."""

@@ -5,6 +5,7 @@ Rounds are made by hand and time is virtual; API server and cloud are real serve
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -98,6 +99,22 @@ async def test_a_stopped_cluster_freezes_the_collection(collector: Collector) ->
     await collector.box.power("Stopped")
     await collector.rounds(5)
     assert await collector.box.pool_state(name) == "Succeeded"
+
+
+@pytest.mark.parametrize("kind", ["refuse", "fail"], ids=["at once", "later"])
+async def test_an_orphan_that_cannot_be_deleted_keeps_no_other_alive(collector: Collector, kind: str) -> None:
+    names = {await _orphaned(collector.box) for _ in range(3)}
+    locked = next(iter((await collector.box.emulator.admin.state()).pools))
+    await collector.box.emulator.admin.fault(
+        kind, on="DELETE", pool=locked, times=0, status=409, code="ScopeLocked", message="The scope is locked."
+    )
+    await collector.rounds(6)
+    for name in names - {locked}:
+        await eventually(partial(_no_pool, collector.box, name))
+    assert await collector.box.pool(locked) is not None
+    await collector.box.emulator.admin.disarm()
+    await collector.rounds(4)
+    await eventually(lambda: _no_pool(collector.box, locked))
 
 
 async def test_many_orphans_at_once_are_deleted_few_at_a_time(collector: Collector) -> None:
