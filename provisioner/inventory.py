@@ -25,7 +25,9 @@ class Inventory:
     ) -> None:
         self._cloud, self._clock, self._on_change = cloud, clock, on_change
         self._busy_seconds, self._idle_seconds = busy, idle
-        self._known: dict[str, tuple[float, Instance]] = {}  # name → when it was learned, what
+        self._known: dict[
+            str, tuple[float, Instance | None]
+        ] = {}  # name → when it was learned, what; None: there is none
         self._since: dict[str, tuple[State, float]] = {}  # name → its state, and when we first saw it in that
         self._awaited: set[str] = set()
         self._answered: set[str] = set()  # claim UIDs whose last create request is known to be over
@@ -69,11 +71,12 @@ class Inventory:
 
     def record(self, name: str, instance: Instance | None) -> None:
         """Note what a request of our own has just shown about one pool."""
+        now = self._clock.monotonic()
         if instance is None:
-            self._known.pop(name, None)
+            self._known[name] = (now, None)
             self._since.pop(name, None)
         else:
-            self._learn(instance, self._clock.monotonic())
+            self._learn(instance, now)
 
     async def verify(self, name: str) -> Instance | None:
         """Ask the cloud about one pool. None is proof that it does not exist."""
@@ -136,8 +139,10 @@ class Inventory:
                 self._learn(instance, began)
         # LIST may lag behind a create: what is missing is only unknown again, and whoever cares asks `verify`.
         for name in [name for name, (at, _) in self._known.items() if name not in names and at < began]:
-            self.record(name, None)
-            self._on_change(name)
+            _, lost = self._known.pop(name)
+            self._since.pop(name, None)
+            if lost is not None:
+                self._on_change(name)
 
     def _learn(self, instance: Instance, at: float) -> None:
         before = self.get(instance.name)

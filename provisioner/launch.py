@@ -209,7 +209,9 @@ class LaunchPhase:
     async def _taken(self, draft: Draft) -> timedelta | None:
         """A pool of this name belongs to somebody else. It is never touched."""
         instance = await self._context.inventory.verify(draft.name)
-        if instance is None or owns(draft.claim, instance, self._context.cluster_id):
+        if instance is None:  # a namesake's, and gone: the LIST was behind
+            return await self._create(draft)
+        if owns(draft.claim, instance, self._context.cluster_id):
             return timedelta()  # the LIST was behind: look again
         message = f"Agent pool {draft.name} exists and was not made for this claim"
         if instance.state is State.DELETING:

@@ -112,10 +112,8 @@ class Orphans:
         for pool in ripe:
             if deleted == share or not self._may_delete():
                 return
-            self._seen[pool.name, pool.owner_uid] = (
-                self._context.clock.monotonic(),
-                0,
-            )  # if it stays, its grace begins anew
+            # If it stays for all that, its grace begins anew, and the others have their turn.
+            self._seen[pool.name, pool.owner_uid] = (self._context.clock.monotonic(), 0)
             try:
                 deleted += await self._delete(pool)
             except CloudError as error:

@@ -189,10 +189,16 @@ async def test_c20_two_provisioners_at_once_make_one_pool_per_claim(idle: Box) -
     assert (await idle.emulator.admin.state()).pools == {}
 
 
-async def test_c22_a_namesake_waits_for_the_old_pool_to_go(idle: Box) -> None:
-    """The node of the old pool is still there, under deletion and with our finalizer, when the new one's joins."""
+@pytest.mark.parametrize("lagging", [False, True])
+async def test_c22_a_namesake_waits_for_the_old_pool_to_go(idle: Box, lagging: bool) -> None:
+    """The node of the old pool is still there, under deletion and with our finalizer, when the new one's joins.
+
+    With `lagging` the LIST shows the old pool for seconds after it has gone; that is looked into, but not again and again.
+    """
     await idle.start()
-    await idle.emulator.admin.configure(deleteSeconds=1)
+    await idle.emulator.admin.configure(
+        **({"deleteSeconds": 3, "listLagSeconds": 2.5} if lagging else {"deleteSeconds": 1})
+    )
     name, old = await idle.ready()
     await idle.kill()
     idle.objects.patch_cluster_custom_object(*CLAIMS, name, {"metadata": {"finalizers": None}})
@@ -200,9 +206,14 @@ async def test_c22_a_namesake_waits_for_the_old_pool_to_go(idle: Box) -> None:
     await idle.gone(name)
     idle.core.delete_node(old)
     await idle.emulator.admin.delete_pool(name)
+    if lagging:
+        await eventually(lambda: _no_pool(idle, name))
     idle.create(a_claim(name))
+    before = len(await idle.emulator.admin.log(pool=name))
     await idle.start()
     await eventually(lambda: _puts_of_its_own(idle, name))
+    asked = [entry.kind for entry in (await idle.emulator.admin.log(pool=name))[before:]]
+    assert not lagging or asked[: asked.index("PUT")].count("GET") <= 3
     node = await idle.joined(name)
     await idle.becomes(name, "Ready", "True")
     assert _node_of(idle, name) == node

@@ -81,6 +81,19 @@ async def test_an_answer_does_not_undo_what_was_learned_after_its_question() -> 
     assert inventory.get("new") is not None
 
 
+async def test_an_answer_does_not_bring_back_what_was_found_gone_after_its_question() -> None:
+    clock, cloud, inventory, changed = made()
+    cloud.pools = {"a": a_pool("a")}
+    listing = asyncio.create_task(inventory.refresh())
+    await clock.advance(0.5)
+    cloud.pools = {}
+    assert await inventory.verify("a") is None
+    await clock.advance(0.6)
+    assert listing.done()
+    assert inventory.get("a") is None
+    assert changed == []
+
+
 async def test_changes_are_told_and_only_changes() -> None:
     clock, cloud, inventory, changed = made()
     cloud.pools = {"a": a_pool("a", State.CREATING), "b": a_pool("b")}
