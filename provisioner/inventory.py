@@ -25,9 +25,8 @@ class Inventory:
     ) -> None:
         self._cloud, self._clock, self._on_change = cloud, clock, on_change
         self._busy_seconds, self._idle_seconds = busy, idle
-        self._known: dict[
-            str, tuple[float, Instance | None]
-        ] = {}  # name → when it was learned, what; None: there is none
+        # name → when it was learned, what; None: there is none
+        self._known: dict[str, tuple[float, Instance | None]] = {}
         self._since: dict[str, tuple[State, float]] = {}  # name → its state, and when we first saw it in that
         self._awaited: set[str] = set()
         self._answered: set[str] = set()  # claim UIDs whose last create request is known to be over

@@ -1,8 +1,9 @@
 """The hand-written loop: informers fill stores, events queue the names of claims, workers take them, one per claim at a time.
 
 Read top to bottom, it is the whole controller: what is watched, what an event means, who works. What a claim needs is decided
-in `reconcile`; nothing here knows conditions or clouds. Stores fill before leadership, so that a successor starts from
-warm ones; handlers and workers run only while leading.
+in `reconcile`; nothing here knows conditions or clouds. Stores fill before leadership, so that a standby is known to be able
+to; handlers and workers run only while leading, and first everything is read once more: the watches of a successor may be
+behind what its predecessor wrote last.
 """
 
 import asyncio
@@ -68,6 +69,7 @@ class Loop:
 
     async def work(self) -> None:
         """Do what only the leader does, until cancelled or the queue is shut down."""
+        await asyncio.gather(*(informer.relist() for informer in (self._claims, self._nodes)))
         context = await self._context()
         workers = Workers(
             CONTROLLER, self.queue, Reconciler(context).reconcile, count=self._settings.workers, clock=self._clock

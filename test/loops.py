@@ -1,20 +1,24 @@
 """What holds for the loop of either controller, on a server in memory that picks the order of things."""
 
+import asyncio
 from collections import Counter
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, cast
 
 import aiohttp
 from prometheus_client import CollectorRegistry
 
 from kube import health
+from kube.lease import LeaderElector
 from kube.meta import Key
+from kube.store import Store
 from test.background import endless
 from test.clock import VirtualClock
 from test.kube.source import Source
 
 
 class Loop(Protocol):
-    async def run(self) -> None: ...
+    async def run(self, elector: LeaderElector | None = None) -> None: ...
     def synced(self) -> bool: ...
     def permitted(self) -> bool: ...
 
@@ -32,6 +36,37 @@ async def check_every_store_comes_first(
         await clock.settle()
         assert loop.synced()
         assert len(runs) == 1
+
+
+class Standby:
+    """Stands for a `LeaderElector`: it leads when the test says so."""
+
+    def __init__(self) -> None:
+        self.elected = asyncio.Event()
+
+    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
+        await self.elected.wait()
+        await work()
+
+
+async def check_successor_reads_anew(
+    loop: Loop, source: Source, clock: VirtualClock, behind: str, store: Store[Any], runs: Counter[Key]
+) -> None:
+    """Its stores are full, and its watches do not know that they are behind: with these a second machine was bought."""
+    standby = Standby()
+    async with endless(loop.run(cast(LeaderElector, standby))):
+        await clock.settle()
+        assert loop.synced()
+        source.stall()
+        source.histories[behind].put("written")
+        source.gates[behind].clear()
+        standby.elected.set()
+        await clock.advance(60)
+        assert not runs
+        source.gates[behind].set()
+        await clock.settle()
+        assert len(runs) >= 1
+        assert "written" in {key.name for key in store.objects()}
 
 
 async def check_refusal_is_seen(loop: Loop, source: Source, clock: VirtualClock, kind: str) -> None:

@@ -1,8 +1,6 @@
 """The loop itself: what must have happened before the first Workspace is looked at. The server is in memory and picks the order."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -12,13 +10,11 @@ from controller.reconcile import Reconciler
 from kube.api.nodeclaim import NODE_CLAIMS
 from kube.api.workload import JOBS, NODES, PODS, SERVICES, STATEFUL_SETS
 from kube.api.workspace import WORKSPACES
-from kube.lease import LeaderElector
 from kube.meta import Resource
-from test.background import endless
 from test.clock import VirtualClock
 from test.controller.stage import SETTINGS
 from test.kube.source import Source
-from test.loops import check_every_store_comes_first, check_refusal_is_seen
+from test.loops import check_every_store_comes_first, check_refusal_is_seen, check_successor_reads_anew
 from test.reconciles import count_runs
 
 READ: list[Resource[Any]] = [WORKSPACES, NODES, PODS, STATEFUL_SETS, JOBS, SERVICES, NODE_CLAIMS]
@@ -36,40 +32,16 @@ async def test_no_workspace_is_looked_at_before_every_store_is_full(last: str, m
     await check_every_store_comes_first(loop_on(source, clock), source, clock, last, runs)
 
 
-class Standby:
-    """Stands for a `LeaderElector`: it leads when the test says so."""
-
-    def __init__(self) -> None:
-        self.elected = asyncio.Event()
-
-    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
-        await self.elected.wait()
-        await work()
-
-
 @pytest.mark.parametrize("behind", [resource.plural for resource in READ])
 async def test_a_successor_looks_at_no_workspace_before_it_has_seen_what_its_predecessor_did(
     behind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its stores are full, and its watches do not know that they are behind: with these a second machine was bought."""
     runs = count_runs(monkeypatch, Reconciler)
-    source, clock, standby = Source(), VirtualClock(), Standby()
+    source, clock = Source(), VirtualClock()
     source.histories[WORKSPACES.plural].put("demo")
     loop = loop_on(source, clock)
-    async with endless(loop.run(cast(LeaderElector, standby))):
-        await clock.settle()
-        assert loop.synced()
-        source.stall()
-        source.histories[behind].put("written")
-        source.gates[behind].clear()
-        standby.elected.set()
-        await clock.advance(60)
-        assert not runs
-        source.gates[behind].set()
-        await clock.settle()
-        assert len(runs) >= 1
-        stores = {resource.plural: store for resource, store in loop.world._stores()}
-        assert "written" in {key.name for key in stores[behind].objects()}
+    stores = {resource.plural: store for resource, store in loop.world._stores()}
+    await check_successor_reads_anew(loop, source, clock, behind, stores[behind], runs)
 
 
 async def test_kind_that_may_not_be_read_is_seen_by_whoever_probes() -> None:
