@@ -40,6 +40,7 @@ from provisioner.uptime import Uptime
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 10.0
+SKEW = timedelta(minutes=1)  # that our clock may be ahead of the API server's; a machine needs longer to join
 BY_POOL = "agentpool"  # index of nodes: the agent pool, and so the claim, that they belong to
 
 
@@ -129,7 +130,9 @@ class Context:
 def _of_present_machine(claim: NodeClaim, node: Node) -> bool:
     """Whether a node may have come from the last create request: those of earlier machines outlive them for a while."""
     asked = launch_time(claim)
-    return not node.metadata.deleting and (asked is None or parse_timestamp(node.metadata.creation_timestamp) >= asked)
+    if node.metadata.deleting or asked is None:
+        return not node.metadata.deleting
+    return parse_timestamp(node.metadata.creation_timestamp) >= asked - SKEW
 
 
 def of_pool(node: Node, pool: str) -> bool:

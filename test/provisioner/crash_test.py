@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from provisioner import repair
+from provisioner.context import SKEW
 from test.expect import eventually
 from test.provisioner.builders import provider_id
 from test.provisioner.conftest import CLAIMS, Box, a_claim
@@ -231,6 +232,7 @@ async def test_the_node_of_a_broken_machine_is_not_taken_for_that_of_the_next(bo
     await eventually(
         lambda: datetime.now(UTC) >= made.creation_timestamp + timedelta(seconds=1)
     )  # the grain of Kubernetes' timestamps
+    box.clock.leap(SKEW.total_seconds())
     await box.emulator.admin.disarm(busy)
     await eventually(lambda: _committed(box, name, 2))
     assert box.node_names(name) == [made.name]
