@@ -7,7 +7,7 @@ metadata, then the status. Both carry the resourceVersion that was read, so neit
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from kube.api import labels
