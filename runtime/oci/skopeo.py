@@ -64,16 +64,27 @@ def _end(child: "subprocess.Popen[str]") -> tuple[str, str]:
         try:
             return child.communicate(timeout=LOOK)
         except subprocess.TimeoutExpired as expired:
-            if (now := _moved(child.pid)) - moved >= LEAST:
+            now = _moved(child.pid)
+            if now is None:  # taken for movement: where no count is ever shown, a silent transfer is never ended
+                since = time.monotonic()
+            elif now - moved >= LEAST:
                 moved, since = now, time.monotonic()
             elif time.monotonic() - since >= SILENT:
                 name = Path(expired.cmd[0]).name
                 raise CommandFailed(f"{name} has read and written next to nothing for {SILENT:.0f} s") from expired
 
 
-def _moved(process: int) -> int:
-    """Bytes that a process has read and written so far, from files and sockets alike."""
-    counted = dict(line.split(": ") for line in Path(f"/proc/{process}/io").read_text().splitlines())
+def _moved(process: int) -> int | None:
+    """Bytes that a process has read and written so far, from files and sockets alike.
+
+    None where they are not to be had: of a process that ends, before its pipes close, for anyone but root; of one that
+    is not dumpable; of any, where the kernel does not count.
+    """
+    try:
+        lines = Path(f"/proc/{process}/io").read_text().splitlines()
+    except OSError:
+        return None
+    counted = dict(line.split(": ") for line in lines)
     return int(counted["rchar"]) + int(counted["wchar"])
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,6 +145,17 @@ def test_a_command_that_works_longer_than_a_silence_is_left_alone(
     assert skopeo.run(["bash", "-c", working], tmp_path) == "done\n"
     with pytest.raises(skopeo.CommandFailed, match="sleep has read and written next to nothing for 1 s"):
         skopeo.run(["sleep", "infinity"], tmp_path)
+
+
+def test_a_command_whose_bytes_cannot_be_counted_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends shows them to root alone while its pipes are still open; one that is gone, to nobody."""
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    assert skopeo._moved(gone.pid) is None
+    monkeypatch.setattr(skopeo, "SILENT", 0.2)
+    monkeypatch.setattr(skopeo, "LOOK", 0.1)
+    monkeypatch.setattr(skopeo, "_moved", lambda _process: None)
+    assert skopeo.run(["bash", "-c", "sleep 1; echo done"], tmp_path) == "done\n"
 
 
 def test_a_mended_secret_heals_a_push_that_is_under_way(
