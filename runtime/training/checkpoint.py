@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class Store:
         self.reporter = reporter
         self._pushing: threading.Thread | None = None
         self._lost: Warning_ | None = None  # says that the last push failed
-        self._published: list[str] = []  # digests; a push leaves the one before without a tag
+        self._published: list[tuple[int, str]] = []  # steps and digests; a push leaves the one before without a tag
         folder.mkdir(parents=True, exist_ok=True)
 
     def record(self, step: int, extra: Mapping[str, Any]) -> Checkpoint:
@@ -174,11 +174,23 @@ class Store:
             self.reporter.withdraw(self._lost)
         self._lost = warning
 
-    def settle(self, seconds: float | None = None) -> None:
-        """Wait for a push that is on its way, no longer than that; one that takes longer is left to itself."""
-        if self._pushing is not None:
-            self._pushing.join(seconds)
-            self._pushing = None
+    def settle(self, seconds: float | None = None) -> bool:
+        """Wait for a push that is on its way, no longer than that. Says whether it has ended."""
+        if self._pushing is None:
+            return True
+        self._pushing.join(seconds)
+        return not self._pushing.is_alive()
+
+    def keep(self, checkpoint: Checkpoint, left: Callable[[], float]) -> bool:
+        """Publish the last one while time is left, behind one that is on its way. Says whether the next pod finds it.
+
+        In a thread, since only that can be left to itself: a schedule bounds how often a push is tried, but one attempt
+        takes as long as the network wants.
+        """
+        self.settle(left())
+        self.publish_meanwhile(checkpoint, Schedule(left(), first=0.5, longest=2.0))
+        settled = self.settle(left())
+        return settled and (self.remote is None or checkpoint.step in dict(self._published))
 
     def discard(self) -> None:
         """Delete the remote checkpoints, since what they were kept for is done. A login that may not delete leaves them."""
@@ -186,7 +198,8 @@ class Store:
             return
         self.settle()
         logins = login.read(self.remote.secrets)
-        older = (self.remote.reference.with_digest(digest) for digest in dict.fromkeys(self._published[:-1]))
+        digests = [digest for _, digest in self._published[:-1]]
+        older = (self.remote.reference.with_digest(digest) for digest in dict.fromkeys(digests))
         for reference in (self.remote.reference, *older):
             try:
                 skopeo.delete(reference, logins, self.folder)
@@ -207,7 +220,7 @@ class Store:
             )
         except OSError as error:  # no room to pack it in
             raise Fault(ExitCode.INTERNAL, Reason.TRAINER_FAILED, f"packing failed: {error}") from error
-        self._published.append(artifact.digest)
+        self._published.append((checkpoint.step, artifact.digest))
 
 
 def _link(source: str, target: str) -> str:

@@ -14,7 +14,6 @@ import transformers
 from runtime.contract import ExitCode, Reason
 from runtime.data.mask import Encodings
 from runtime.fault import Fault, config_invalid
-from runtime.retry import Schedule
 from runtime.status import Reporter
 from runtime.training.checkpoint import Checkpoint, Store
 from runtime.training.config import TrainingConfig
@@ -159,14 +158,11 @@ def _attempt(
 
 
 def _leave(store: Store, last: Checkpoint | None, preemption: Preemption, grace: float) -> NoReturn:
-    """End for now: the next pod goes on from the checkpoint that is kept here, or else from the one before."""
-    what = f"step {last.step} is saved" if last else "no step was made"
-    store.settle(preemption.left(grace))
-    try:
-        if last is not None:
-            store.publish(last, Schedule(preemption.left(grace), first=0.5, longest=2.0))
-    except Fault as fault:  # what a push that failed means otherwise, the end of the Job, is not meant here
-        what = f"the checkpoint could not be kept ({fault})"
+    """End for now, in time: the next pod goes on from the checkpoint that is kept here, or else from the one before."""
+    what = "no step was made"
+    if last is not None:
+        kept = store.keep(last, lambda: preemption.left(grace))
+        what = f"step {last.step} {'is saved' if kept else 'could not be kept'}"
     raise Fault(ExitCode.PREEMPTED, Reason.PREEMPTED, f"stopped by SIGTERM; {what}; the next pod goes on")
 
 

@@ -191,9 +191,42 @@ class TestRemote:
         assert latest is not None
         kept.publish_meanwhile(latest, SOON)
         assert pushing.wait(10)
-        kept.settle(0.01)
+        assert not kept.settle(0.01)
         assert not answered.is_set()  # and still settle has returned
         answered.set()
+
+    def test_behind_a_push_that_hangs_the_last_one_is_not_kept_and_not_begun(
+        self, remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answered, begun = threading.Event(), []
+
+        def hang(*_: object, annotations: dict[str, str], **__: object) -> Artifact:
+            begun.append(annotations["sh.kaito.checkpoint.step"])
+            answered.wait()
+            return Artifact()
+
+        monkeypatch.setattr(checkpoint, "push", hang)
+        kept = store(tmp_path, remote)
+        kept.publish_meanwhile(kept.record(3, {}), SOON)
+        assert not kept.keep(kept.record(4, {}), lambda: 0.01)
+        assert begun == ["3"]
+        answered.set()
+
+    def test_the_last_one_is_pushed_behind_the_one_that_is_on_its_way(
+        self, remote: Remote, registry: Registry, tmp_path: Path
+    ) -> None:
+        kept = store(tmp_path, remote)
+        kept.publish_meanwhile(kept.record(3, {}), SOON)
+        assert kept.keep(kept.record(4, {}), lambda: 60.0)
+        found = registry.manifest("team/adapter", "1-checkpoint")
+        assert found is not None
+        assert json.loads(json.dumps(found[1]))["annotations"]["sh.kaito.checkpoint.step"] == "4"
+
+    def test_a_last_one_that_the_registry_does_not_take_is_not_kept_and_says_why(self, tmp_path: Path) -> None:
+        kept = store(tmp_path, Remote(Reference.parse(f"127.0.0.1:{free_port()}/a/b:1"), ()))
+        left = iter([0.0, 0.0, 60.0])  # one attempt, and time to wait for what it says
+        assert not kept.keep(kept.record(4, {}), lambda: next(left))
+        assert [warning.code for warning in kept.reporter.status.warnings] == [Reason.REGISTRY_UNAVAILABLE]
 
     def test_a_later_push_that_succeeds_takes_the_warning_back(self, registry: Registry, tmp_path: Path) -> None:
         nowhere = Remote(Reference.parse(f"127.0.0.1:{free_port()}/a/b:1"), ())

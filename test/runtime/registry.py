@@ -3,7 +3,9 @@
 import base64
 import contextlib
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import urllib.error
@@ -27,6 +29,7 @@ http: {{addr: "127.0.0.1:{port}"}}
 @dataclass(frozen=True)
 class Registry:
     host: str
+    process: int
 
     def manifest(self, repository: str, tag: str) -> tuple[str, dict[str, object]] | None:
         """The digest and body under a tag, or None where there is none."""
@@ -39,6 +42,15 @@ class Registry:
         except urllib.error.HTTPError as error:
             error.close()
             return None
+
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """Let it take connections and answer none."""
+        os.kill(self.process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.process, signal.SIGCONT)
 
 
 def free_port() -> int:
@@ -63,7 +75,7 @@ def running(folder: Path, *, password: bool = False, delete: bool = True, port: 
         process = subprocess.Popen([program, "serve", str(folder / "config.yml")], stdout=log, stderr=log)
     try:
         _wait(port, process)
-        yield Registry(f"127.0.0.1:{port}")
+        yield Registry(f"127.0.0.1:{port}", process.pid)
     finally:
         process.terminate()
         process.wait()

@@ -72,6 +72,20 @@ def test_a_registry_that_is_away_at_sigterm_does_not_fail_the_job(job: Job, monk
     assert "could not be kept" in job.status().message
 
 
+def test_a_registry_that_answers_nothing_at_sigterm_does_not_outlast_the_grace(
+    job: Job, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(contract.GRACE_ENV, "12")
+    job.plan = image_plan(registry)
+    job.config = CONFIG.format(more="").replace("num_train_epochs: 1", "num_train_epochs: 60")
+    with job.running() as pod:
+        pod.follow(r"step \d+ of")
+        with registry.silent():
+            pod.process.send_signal(signal.SIGTERM)
+            assert pod.wait(40) == ExitCode.PREEMPTED  # long before skopeo gives up
+    assert f"step {job.status().step} could not be kept" in job.status().message
+
+
 def test_sigterm_in_an_attempt_that_runs_out_of_memory_is_not_forgotten(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,8 +97,8 @@ class Pod:
                 return found
         raise AssertionError(f"ended before `{pattern}`:\n{''.join(seen)}")
 
-    def wait(self) -> int:
-        self.process.communicate(timeout=300)
+    def wait(self, timeout: float = 300) -> int:
+        self.process.communicate(timeout=timeout)
         return self.process.returncode
 
 
