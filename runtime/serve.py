@@ -25,13 +25,10 @@ from runtime.engine.client import EngineClient
 from runtime.engine.health import Vitals
 from runtime.engine.process import EngineProcess
 from runtime.engine.render import Engine
-from runtime.engine.supervisor import NORMAL, Duty, Loadable, Pace, Stopped, Supervisor, bad_adapter
+from runtime.engine.supervisor import ADAPTER_DOUBTFUL, NORMAL, Duty, Loadable, Pace, Stopped, Supervisor, bad_adapter
 from runtime.status import Reporter
 
-# Codes of warnings, no reasons of a condition. The first: an adapter is served, but may not do what its author meant,
-# unlike AdapterInvalid, which keeps the server from being ready.
-ADAPTER_DOUBTFUL = "AdapterDoubtful"
-CONFIG_IGNORED = "ConfigIgnored"  # something in the user's config has no effect here
+CONFIG_IGNORED = "ConfigIgnored"  # a warning's code: something in the user's config has no effect here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +57,7 @@ class Server:
             for warning in engine.warnings:
                 reporter.warn(CONFIG_IGNORED, warning)
             declared = [adapter.name for adapter in plan.adapters]
-            duty = Duty(engine.model, declared, loadable, engine.headless, around.grace_seconds)
+            duty = Duty(engine.model, declared, loadable, engine.headless, engine.beyond_text, around.grace_seconds)
             self._supervise(engine, duty, Path(scratch), reporter)
 
     def _preflight(self, plan: ServePlan, scratch: Path, reporter: Reporter) -> list[Loadable]:

@@ -51,6 +51,7 @@ class Engine:
     settings: http.Settings
     model: str  # the name under which the base model answers
     headless: bool = False  # a further node of one engine: no HTTP server
+    beyond_text: bool = False  # adapters work outside the language model too, as vLLM lets them only if it is told to
     api_key: str = ""
     warnings: tuple[str, ...] = ()
 
@@ -70,6 +71,7 @@ def render(
         settings=http.Settings(secret, plan.chat_adapter or name, template, _max_pending(plan, merged)),
         model=name,
         headless=bool(merged.get("headless")),
+        beyond_text=bool(merged.get("enable-tower-connector-lora")),
         api_key=str(merged.get("api-key", [""])[0]),
         warnings=(*user.warnings, *warnings),
     )

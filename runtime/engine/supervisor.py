@@ -22,6 +22,10 @@ from runtime.status import Reporter
 
 logger = logging.getLogger(__name__)
 
+# A warning's code, no reason of a condition: an adapter is served, but may not do what its author meant, unlike
+# AdapterInvalid, which keeps the server from being ready.
+ADAPTER_DOUBTFUL = "AdapterDoubtful"
+BLIND = "it changes no answer to text, and nothing here asks it about images"
 USELESS = (
     "it changes no answer: the engine knows none of its modules, or it was trained so little that nothing of it is left "
     "in the engine's precision. Train it on the served model, for longer, or remove it"
@@ -73,6 +77,7 @@ class Duty:
     declared: Sequence[str] = ()  # names of all adapters of the plan
     loadable: Sequence[Loadable] = ()  # those of them that passed the pre-flight
     headless: bool = False  # a further node of one engine: its leader answers
+    beyond_text: bool = False  # adapters may change a vision tower, which no question of ours looks through
     grace_seconds: int = 30
 
 
@@ -159,7 +164,9 @@ class Supervisor:
         if not loaded.ok or probe.status >= 500 or probe.status == 404:
             return bad_adapter(self.reporter, name, probe.error())
         if base.ok and probe.ok and item.adapter.strength and engine_client.effect(base, probe) == 0:
-            return bad_adapter(self.reporter, name, USELESS)
+            if not self.duty.beyond_text:
+                return bad_adapter(self.reporter, name, USELESS)
+            self.reporter.warn(ADAPTER_DOUBTFUL, f"adapter {name}: {BLIND}")
         self.reporter.update(adapters=(*self.reporter.status.adapters, name))
 
     def _watch(self, process: EngineProcess) -> None:

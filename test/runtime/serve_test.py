@@ -92,6 +92,16 @@ def test_an_adapter_without_effect_is_named_and_keeps_the_server_from_being_read
         assert started.get("/readyz")[0] == 503
 
 
+def test_an_adapter_that_may_change_the_answers_to_images_alone_is_served_with_a_warning(folder: Path) -> None:
+    (folder / "inference_config.yaml").write_text("vllm: {enable-tower-connector-lora: true}")
+    with serving(folder, ADAPTERS, idle=["other"]) as started:
+        status = started.wait_for(lambda status: status.phase == Phase.READY)
+        assert status.adapters == ("good", "other")
+        assert [(warning.code, warning.message) for warning in status.warnings] == [
+            ("AdapterDoubtful", "adapter other: it changes no answer to text, and nothing here asks it about images")
+        ]
+
+
 def test_an_adapter_at_strength_zero_may_answer_as_the_base_does(folder: Path) -> None:
     silent = dataclasses.replace(PLAN, adapters=(Adapter("other", 0),))
     with serving(folder, silent, idle=["other"]) as started:
