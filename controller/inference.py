@@ -68,9 +68,12 @@ class Inference:
         except (BadRequest, Forbidden, Invalid) as error:
             self._refused(draft, Reason.CONTAINER_START_ERROR, f"the API server refused it: {error.message}")
             return
-        except ServerError as error:  # also its answer to a field of a custom template that no schema declares
+        except ServerError as error:
+            if error.code != 500:
+                raise  # it passes
+            # Its answer to a field of a custom template that no schema declares, and to a webhook that is away.
             self._refused(draft, Reason.CONTAINER_START_ERROR, f"the API server failed at it: {error.message}")
-            raise
+            return
         draft.endpoint = endpoint(workspace)
         await self._judge(workspace, existing, draft)
 
@@ -81,17 +84,18 @@ class Inference:
     async def remove(self, workspace: Workspace) -> bool:
         """Take the servers away, to free their GPUs. Return whether they are gone."""
         existing = self._world.stateful_sets.get(workspace.metadata.key)
-        if existing is not None and owned(existing, workspace):
+        ours = existing is not None and owned(existing, workspace)
+        if existing is not None and ours:
             await self._world.delete(STATEFUL_SETS, existing)
-        return existing is None and not self._world.pods_of(workspace, INFERENCE)
+        return not ours and not self._world.pods_of(workspace, INFERENCE)
 
-    async def withdraw(self, workspace: Workspace) -> bool:
-        """Take the address away too. Return whether the servers are gone."""
+    async def withdraw(self, workspace: Workspace) -> None:
+        """Take the servers away, and their address."""
         for name in (workspace.metadata.name, headless_name(workspace)):
             existing = self._world.services.get(Key(workspace.metadata.namespace, name))
             if existing is not None and owned(existing, workspace):
                 await self._world.delete(SERVICES, existing)
-        return await self.remove(workspace)
+        await self.remove(workspace)
 
     async def _ensure_services(self, workspace: Workspace) -> None:
         for body in (render_service(workspace), render_headless(workspace)):

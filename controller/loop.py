@@ -26,7 +26,7 @@ from kube.api.workspace import WORKSPACES
 from kube.client import Client
 from kube.clock import Clock, SystemClock
 from kube.delta import Event
-from kube.errors import NotFound
+from kube.errors import KubeError, NotFound
 from kube.events import EventRecorder
 from kube.informer import RESYNC_SECONDS, Informer
 from kube.lease import LeaderElector
@@ -77,10 +77,10 @@ class Loop:
         self._add(STATEFUL_SETS, world.stateful_sets, handlers.on_owned, labels.WORKSPACE)
         self._add(JOBS, world.jobs, handlers.on_owned, labels.WORKSPACE)
         self._add(SERVICES, world.services, handlers.on_owned, labels.WORKSPACE)
-        self._required = [informer for informer, _, _ in self._informers]
         if not byo:
             claims = self._add(NODE_CLAIMS, world.claims, handlers.on_claim, labels.WORKSPACE)
             world.claims_served = claims.synced.is_set
+        self._required = [informer for informer, _, _ in self._informers]
 
     def _add(
         self,
@@ -109,19 +109,29 @@ class Loop:
             await self.world.progress.close()
 
     async def _sync(self) -> None:
-        """Wait for the stores. NodeClaims are waited for only where the cluster knows them."""
-        if not self.world.settings.byo:
-            try:
-                await self._client.page(NODE_CLAIMS, namespace="", query={}, limit=1)
-                self._required = [informer for informer, _, _ in self._informers]
-            except NotFound:
-                log.warning("The cluster does not serve NodeClaims; Workspaces wait until it does")
+        """Wait for the stores."""
+        self._required = await self._served()
         for informer in self._required:
             await informer.synced.wait()
         log.info("Stores are in sync", extra={"workspaces": len(self.world.workspaces)})
 
+    async def _served(self) -> list[Informer[Any]]:
+        """What to wait for: NodeClaims only where the cluster knows them now."""
+        everything = [informer for informer, _, _ in self._informers]
+        if self.world.settings.byo:
+            return everything
+        try:
+            await self._client.page(NODE_CLAIMS, namespace="", query={}, limit=1)
+        except NotFound:
+            log.warning("The cluster does not serve NodeClaims; Workspaces wait until it does")
+            return everything[:-1]
+        except KubeError as error:  # their watch goes on trying
+            log.warning("Asking for NodeClaims failed: %s", error)
+        return everything
+
     async def work(self) -> None:
         """Do what only the leader does, until cancelled or the queue is shut down."""
+        self._required = await self._served()
         await asyncio.gather(*(informer.relist() for informer in self._required))
         for informer, handler, resync in self._informers:
             informer.subscribe(handler, resync=resync)

@@ -1,4 +1,4 @@
-"""Phase 3, `ResourceReady`: the nodes that a plan asks for, by NodeClaims of our own or among nodes that exist.
+"""`ResourceReady`: the nodes that a plan asks for, by NodeClaims of our own or among nodes that exist.
 
 A claim's name follows from the Workspace's UID, an ordinal and an attempt, so that a retry can never make a second
 node. Claims are created and deleted here, never changed; how they become nodes is a provisioner's business, whose
@@ -13,7 +13,7 @@ from controller.claims import claim_name, duration, progress_of, render_claim, s
 from controller.events import Milestone
 from controller.planning import Decision, Rung
 from controller.selection import matching
-from controller.status import Draft, counted
+from controller.status import REFUSED_SECONDS, Draft, counted
 from controller.world import World, belongs
 from kube.api import labels
 from kube.api.nodeclaim import (
@@ -30,7 +30,6 @@ from kube.clock import parse_timestamp
 from kube.errors import AlreadyExists, ApiError, BadRequest, Forbidden, Invalid, NotFound
 from kube.meta import Condition, Key
 
-MISSING_KIND_SECONDS = 30.0
 STALE_SECONDS = 1.0  # until the cache is looked at again that did not show the newest Workspace
 
 # Between two claims for one ordinal. A node that was ready is replaced at once; one that never came is asked for again
@@ -111,7 +110,7 @@ class Nodes:
         message = "the NodeClaim kind (karpenter.sh/v1) is not served by this cluster, or may not be listed"
         draft.fail(ConditionType.NODE_CLAIM_READY, Reason.NODE_CLAIM_CRD_MISSING, message)
         draft.fail(ConditionType.RESOURCE_READY, Reason.NODE_CLAIM_CRD_MISSING, message)
-        draft.look_again(MISSING_KIND_SECONDS)
+        draft.look_again(REFUSED_SECONDS)
         return False
 
     async def _leave_other_rungs(self, claims: Sequence[NodeClaim], rung: Rung, draft: Draft) -> bool:
@@ -128,7 +127,10 @@ class Nodes:
     async def _give_back(
         self, workspace: Workspace, claims: Sequence[NodeClaim], seats: Sequence[Sequence[NodeClaim]], rung: Rung
     ) -> None:
-        """Delete claims beyond what the plan asks for, once no server is left that may run on them."""
+        """Delete claims beyond what the plan asks for, once no server is left that may run on them.
+
+        Of two for one node the one that is not ready, else the younger, at once.
+        """
         servers = self._world.stateful_sets.get(workspace.metadata.key)
         if servers is not None and servers.spec.replicas > rung.nodes:
             return
@@ -217,7 +219,7 @@ class Nodes:
         message = f"the API server refused the NodeClaim: {error.message}"
         draft.fail(ConditionType.NODE_CLAIM_READY, Reason.NODE_CLAIM_REJECTED, message)
         draft.fail(ConditionType.RESOURCE_READY, Reason.NODE_CLAIM_REJECTED, message)
-        draft.look_again(MISSING_KIND_SECONDS)
+        draft.look_again(REFUSED_SECONDS)
         return False
 
     def _failure(self, workspace: Workspace, claim: NodeClaim, draft: Draft) -> Condition | None:

@@ -1,4 +1,4 @@
-"""Phase 2: from a Workspace's words to a decision, before anything that costs money: model, instance types, configuration.
+"""From a Workspace's words to a decision, before anything that costs money: model, instance types, configuration.
 
 Reads what the planner may not: the ConfigMap that the Workspace refers to, and the labels of nodes that exist already.
 The arithmetic is `controller.sizing`'s; a refusal carries the condition's reason and says what to do.

@@ -94,9 +94,9 @@ class Reconciler:
         await self.inference.ensure(workspace, decision, draft, nodes_ready=nodes_ready, tuned=tuned)
 
     async def _give_back_when_tuned(self, workspace: Workspace, draft: Draft) -> None:
-        """The result is there and nobody wants to serve it: no servers, no address, and once they are gone no nodes."""
-        gone = await self.inference.withdraw(workspace)
-        left = await self.nodes.release(workspace, confirm=False) if gone else ["the servers"]
+        """The result is there and nobody wants to serve it: no servers, no address, no nodes (draining is a provisioner's)."""
+        await self.inference.withdraw(workspace)
+        left = await self.nodes.release(workspace, confirm=False)
         draft.worker_nodes, draft.endpoint = (), ""
         draft.conditions.remove(ConditionType.NODE_CLAIM_READY)
         draft.conditions.remove(ConditionType.NODES_READY)

@@ -9,6 +9,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+import msgspec
+
 from kube import errors
 from kube.client import Client
 from kube.codec import ListMeta, Page
@@ -53,7 +55,7 @@ def _open() -> asyncio.Event:
 
 
 class Source:
-    """One server of many kinds, by their plural. It answers a watch of a kind once the kind's gate is open."""
+    """One server of many kinds, by their plural. It answers a watch or a list of a kind once the kind's gate is open."""
 
     def __init__(self) -> None:
         self.histories: defaultdict[str, History] = defaultdict(History)
@@ -61,6 +63,7 @@ class Source:
         self.gates: defaultdict[str, asyncio.Event] = defaultdict(_open)
         self.opened: list[Callable[[], None]] = []  # done once each, before the client reads what a new watch says
         self.forbidden: set[str] = set()  # kinds that our role does not let us read
+        self.absent: set[str] = set()  # kinds that are not served
         self._streams: list[Stream] = []
 
     @property
@@ -89,8 +92,7 @@ class Source:
     async def watch(self, resource: Resource[Any], *, namespace: str, params: Mapping[str, str]) -> Stream:
         self.asked.append(params.get("resourceVersion", ""))
         await self.gates[resource.plural].wait()
-        if resource.plural in self.forbidden:
-            raise errors.Forbidden(403, "Forbidden", f"you cannot watch {resource.plural}")
+        self._check(resource)
         history, stream = self.histories[resource.plural], Stream()
         since = params.get("resourceVersion", "")
         if since and int(since) < history.compacted:
@@ -112,9 +114,17 @@ class Source:
 
     async def page(self, resource: Resource[Any], **_: object) -> Page[Any]:
         self.asked.append("page")
+        await self.gates[resource.plural].wait()
+        self._check(resource)
+        history = self.histories[resource.plural]
+        items = tuple(msgspec.convert(item, resource.type) for item in history.objects.values())
+        return Page(ListMeta(resource_version=str(history.version)), items)
+
+    def _check(self, resource: Resource[Any]) -> None:
         if resource.plural in self.forbidden:
-            raise errors.Forbidden(403, "Forbidden", f"you cannot list {resource.plural}")
-        return Page(ListMeta(resource_version=str(self.histories[resource.plural].version)))
+            raise errors.Forbidden(403, "Forbidden", f"you cannot read {resource.plural}")
+        if resource.plural in self.absent:
+            raise errors.NotFound(404, "NotFound", "the server could not find the requested resource")
 
     async def get(self, resource: Resource[Any], key: Key) -> Any:
         return resource.type(metadata=ObjectMeta(namespace=key.namespace, name=key.name, uid=f"uid-of-{key.name}"))
