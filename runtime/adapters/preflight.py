@@ -53,6 +53,13 @@ class Checked:
 
 def check(folder: Path, base: Mapping[str, Tensor], model: str = "") -> Checked:
     """Check the adapter in `folder` against the tensors of the base model (empty: unknown). Raises Invalid."""
+    try:
+        return _check(folder, base, model)
+    except OSError as error:  # of its volume
+        raise Invalid(f"its files cannot be read: {error}") from error
+
+
+def _check(folder: Path, base: Mapping[str, Tensor], model: str) -> Checked:
     path = folder if (folder / CONFIG).is_file() else folder / "data"  # an image volume shows the image's root
     config = _read_config(path / CONFIG, folder)
     rank = _check_config(config)
@@ -86,7 +93,7 @@ def _read_config(path: Path, folder: Path) -> Mapping[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Invalid(f"{CONFIG} is missing in {folder}") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise Invalid(f"{CONFIG} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise Invalid(f"{CONFIG} is not a JSON object")
@@ -128,7 +135,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         tensors = safetensors.read_header(path)
     except FileNotFoundError:
         raise Invalid(f"{WEIGHTS} is missing; save the adapter with safe_serialization=True") from None
-    except (safetensors.Malformed, OSError) as error:
+    except safetensors.Malformed as error:
         raise Invalid(str(error)) from error
     if not tensors:
         raise Invalid(f"{WEIGHTS} holds no tensors")

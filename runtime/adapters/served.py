@@ -6,6 +6,7 @@ exactly (also with rsLoRA, whose scale is linear in alpha too). Names: those tha
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,18 @@ from runtime.adapters.preflight import CONFIG, KEY, WEIGHTS, Checked, Invalid
 
 
 def prepare(adapter: Checked, strength: float, target: Path) -> Path:
-    """Return the folder to load; `target` is made only where the adapter cannot be served as it is."""
+    """Return the folder to load; `target` is made only where the adapter cannot be served as it is. Raises Invalid."""
     if strength == 1 and not adapter.names:
         return adapter.path
+    try:
+        _copy(adapter, strength, target)
+    except OSError as error:  # its volume fails, or the cache is full, and the engine needs what room is left there
+        shutil.rmtree(target, ignore_errors=True)
+        raise Invalid(f"it cannot be copied for the engine: {error}") from error
+    return target
+
+
+def _copy(adapter: Checked, strength: float, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     own = {CONFIG, WEIGHTS} if adapter.names else {CONFIG}
     for file in adapter.path.iterdir():
@@ -30,7 +40,6 @@ def prepare(adapter: Checked, strength: float, target: Path) -> Path:
     (target / CONFIG).write_text(json.dumps(scaled, indent=2), encoding="utf-8")
     if adapter.names:
         safetensors.rename(adapter.path / WEIGHTS, target / WEIGHTS, lambda name: _renamed(name, adapter.names))
-    return target
 
 
 def scaled_config(config: Mapping[str, Any], strength: float) -> dict[str, Any]:

@@ -1,14 +1,17 @@
 """Which adapters are served: the good ones, and each way to be bad with the words that the user reads."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.adapters import safetensors
 from runtime.adapters.preflight import CONFIG, RANKS, WEIGHTS, Invalid, base_tensors, check, lora_rank
 from runtime.adapters.safetensors import Tensor, is_finite
 from test.runtime.adapters.made import BASE, Q_PROJ, lora, write_adapter, write_safetensors
@@ -99,6 +102,16 @@ def test_damaged_or_missing_files_are_told_apart(tmp_path: Path, base: dict[str,
     (folder / CONFIG).write_text("{")
     assert f"{CONFIG} cannot be read" in refusal(folder, base)
     shutil.rmtree(folder)
+
+
+def test_a_volume_that_fails_while_it_is_read_is_the_adapters_fault(
+    tmp_path: Path, base: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_adapter(tmp_path / "good")
+    monkeypatch.setattr(safetensors, "contents", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
+    assert "cannot be read: [Errno 5] Input/output error" in refusal(folder, base)
+    monkeypatch.setattr(Path, "is_file", Mock(side_effect=OSError(errno.ESTALE, "Stale file handle")))
+    assert "cannot be read: [Errno 116] Stale file handle" in refusal(folder, base)
 
 
 def tensors_of(*modules: str) -> dict[str, Tensor]:

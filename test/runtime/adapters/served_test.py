@@ -3,6 +3,7 @@ untouched. That the model then answers accordingly is measured with torch: a LoR
 """
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,19 @@ def test_a_pattern_that_cannot_be_read_is_the_adapters_fault(tmp_path: Path) -> 
     source = write_adapter(tmp_path / "source", lora(f"{INNER}.q_proj"), alpha_pattern={"(": 1})
     with pytest.raises(Invalid, match="no regular expression"):
         prepare(check(source, VISION_BASE), 1, tmp_path / "served")
+
+
+def test_half_a_copy_is_the_adapters_fault_and_is_not_left_behind(tmp_path: Path) -> None:
+    """A limit on the size of a file stands for a cache that is full: what is left there, the engine lacks."""
+    source = write_adapter(tmp_path / "source", lora("old", high=4096))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16 * 1024, before[1]))
+    try:
+        with pytest.raises(Invalid, match=r"cannot be copied for the engine: .*File too large"):
+            prepare(Checked(source, rank=4, names={"old": "new"}), 1, tmp_path / "served")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "served").exists()
 
 
 @given(st.floats(0, 10), st.floats(0.1, 512))
