@@ -85,27 +85,39 @@ class Store:
     def _verified(self, folder: Path) -> Checkpoint | None:
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
+            if manifest["run"] != self.run:
+                logger.info("%s belongs to another run", folder.name)
+                return None
             whole = all(
                 (folder / name).stat().st_size == file["size"] and _sha256(folder / name) == file["sha256"]
                 for name, file in manifest["files"].items()
             )
-        except (OSError, ValueError, KeyError) as error:
-            logger.warning("%s is not complete (%s)", folder.name, type(error).__name__)
-            return None
-        if not whole:
+            if whole:
+                return Checkpoint(folder, manifest["step"], manifest["extra"])
             logger.warning("%s is damaged", folder.name)
-        if manifest["run"] != self.run:
-            logger.info("%s belongs to another run", folder.name)
-        return (
-            Checkpoint(folder, manifest["step"], manifest["extra"]) if whole and manifest["run"] == self.run else None
-        )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("%s is not complete (%s)", folder.name, type(error).__name__)
+        return None
 
     def _forget_before(self, step: int) -> None:
-        """Keep `step` and what is newest before it. On a volume, an earlier training may have left later steps."""
-        names = [folder.name.removeprefix(PREFIX) for folder in self.folder.glob(f"{PREFIX}*")]
-        steps = sorted(int(name) for name in names if name.isdecimal() and int(name) <= step)
-        for old in steps[:-KEPT]:
-            shutil.rmtree(self.folder / f"{PREFIX}{old}")
+        """Keep `step` and this run's newest before it. What else a volume has goes only if nobody will resume it.
+
+        That is another run's as soon as this one has trained, and what a killed pod began and did not complete.
+        """
+        numbers = {
+            folder: int(number)
+            for folder in self.folder.glob(f"{PREFIX}*")
+            if (number := folder.name.removeprefix(PREFIX)).isdecimal()
+        }
+        runs = {folder: _run_of(folder) for folder in numbers}
+        own = sorted((f for f in runs if runs[f] == self.run and numbers[f] <= step), key=numbers.__getitem__)
+        foreign = [folder for folder, run in runs.items() if step and run not in (None, self.run)]
+        begun = [folder for folder in runs if numbers[folder] < step and not (folder / MANIFEST).exists()]
+        for folder in (*own[:-KEPT], *foreign, *begun):
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:  # another user's, perhaps; it costs room and nothing else
+                logger.warning("%s stays: %s", folder.name, error)
 
     def restore(self, schedule: Schedule) -> Checkpoint | None:
         """Bring the remote checkpoint here, if there is one, and return the latest. Raises Fault when nobody can say."""
@@ -226,6 +238,15 @@ class Store:
 def _link(source: str, target: str) -> str:
     Path(target).hardlink_to(source)  # the trainer may rotate the folder away while it is being pushed
     return target
+
+
+def _run_of(folder: Path) -> str | None:
+    """The run that a checkpoint says it belongs to; None where it says none."""
+    try:
+        run: str | None = json.loads((folder / MANIFEST).read_text())["run"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return run
 
 
 def _sha256(path: Path) -> str:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -31,6 +32,10 @@ def save(kept: Store, step: int, text: str = "weights") -> Path:
     (folder / "adapter_model.safetensors").write_text(f"{text} {step}")
     kept.record(step, {"micro": 2})
     return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def published(kept: Store, registry: Registry) -> list[str]:
@@ -81,20 +86,58 @@ def test_only_the_last_two_are_kept(tmp_path: Path) -> None:
     kept = store(tmp_path)
     for step in (1, 2, 3):
         save(kept, step)
-    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-3"]
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-3"]
 
 
 def test_what_an_earlier_training_left_on_the_volume_costs_this_one_nothing(tmp_path: Path) -> None:
     before = store(tmp_path, run=run_id(["org/tiny", "other data"]))
     for step in (200, 400):
         save(before, step)
-    (tmp_path / "checkpoint-best").mkdir()
     kept = store(tmp_path)
-    for step in (50, 100, 150):
+    kept.record(0, {})
+    assert names(tmp_path) == ["checkpoint-0", "checkpoint-200", "checkpoint-400"]
+    for step in (50, 100, 450):
         save(kept, step)
         found = kept.latest()
         assert found is not None
         assert found.step == step
+    assert names(tmp_path) == ["checkpoint-100", "checkpoint-450"]
+
+
+def test_what_a_killed_pod_left_unfinished_goes_and_does_not_count(tmp_path: Path) -> None:
+    kept = store(tmp_path)
+    for step in (5, 10):
+        save(kept, step)
+    for step in (12, 30):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    save(kept, 15)
+    assert names(tmp_path) == ["checkpoint-10", "checkpoint-15", "checkpoint-30"]
+
+
+@pytest.mark.parametrize("manifest", ["{", "[]", '{"steps": 3}', '{"run": null}'])
+def test_what_is_no_training_of_ours_is_neither_resumed_nor_touched(manifest: str, tmp_path: Path) -> None:
+    for name in ("checkpoint-3", "checkpoint-best"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / MANIFEST).write_text(manifest)
+    (tmp_path / "checkpoint-last").mkdir()
+    kept = store(tmp_path)
+    assert kept.latest() is None
+    for step in (5, 10, 15):
+        save(kept, step)
+    others = ["checkpoint-3", "checkpoint-best", "checkpoint-last"]
+    assert names(tmp_path) == sorted(["checkpoint-10", "checkpoint-15", *others])
+
+
+def test_a_checkpoint_of_another_run_that_may_not_be_deleted_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    save(store(tmp_path, run=run_id(["org/tiny", "other data"])), 400)
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    save(store(tmp_path), 5)
+    assert names(tmp_path) == ["checkpoint-400", "checkpoint-5"]
 
 
 class TestRemote:
