@@ -14,7 +14,7 @@ from typing import NoReturn
 from runtime import contract, log
 from runtime.contract import ExitCode, Phase, Reason, Status
 from runtime.fault import Fault
-from runtime.status import Reporter, StatusServer, write_report
+from runtime.status import Reporter, StatusServer, always, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +43,6 @@ def ignore_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda *_: None)
 
 
-def _always(_status: Status) -> bool:
-    return True
-
-
 def run(
     work: Callable[[Reporter], None],
     *,
@@ -55,14 +51,14 @@ def run(
     termination_log: Path = Path(contract.TERMINATION_LOG),
     internal: Reason = Reason.INTERNAL,
     on_sigterm: Callable[[int, FrameType | None], None] = preempt,
-    live: Callable[[Status], bool] = _always,
-    ready: Callable[[Status], bool] = _always,
+    live: Callable[[Status], bool] = always,
+    ready: Callable[[Status], bool] = always,
 ) -> int:
     """Run `work` under a status server and translate how it ended into an exit code and a termination report."""
     log.setup()
     signal.signal(signal.SIGTERM, on_sigterm)
     reporter = Reporter(phase)
-    with StatusServer(reporter, port=port, live=lambda: live(reporter.status), ready=lambda: ready(reporter.status)):
+    with StatusServer(reporter, port=port, live=live, ready=ready):
         try:
             try:
                 work(reporter)

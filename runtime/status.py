@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 SAMPLES = 5  # of the download speed's window, as KAITO's monitor has
 
 
-def _yes() -> bool:
+def always(_status: Status) -> bool:
+    """The answer to a probe of a program that is fit as long as it runs."""
     return True
 
 
@@ -106,8 +107,8 @@ class StatusServer:
         reporter: Reporter,
         *,
         port: int = contract.STATUS_PORT,
-        live: Callable[[], bool] = _yes,
-        ready: Callable[[], bool] = _yes,
+        live: Callable[[Status], bool] = always,
+        ready: Callable[[Status], bool] = always,
     ) -> None:
         self.reporter = reporter
         self.live = live
@@ -167,14 +168,15 @@ class _Handler(BaseHTTPRequestHandler):
             case "/metrics":
                 self._answer(HTTPStatus.OK, metrics_text(app.reporter), "text/plain; version=0.0.4; charset=utf-8")
             case "/livez":
-                self._probe(app.live())
+                self._probe(app.live)
             case "/readyz":
-                self._probe(app.ready())
+                self._probe(app.ready)
             case _:
                 self._answer(HTTPStatus.NOT_FOUND, "see /status /metrics /livez /readyz\n", "text/plain")
 
-    def _probe(self, passed: bool) -> None:
+    def _probe(self, fit: Callable[[Status], bool]) -> None:
         status = self.server.app.reporter.status
+        passed = fit(status)
         text = "ok\n" if passed else f"{status.phase} {status.reason} {status.message}".strip() + "\n"
         self._answer(HTTPStatus.OK if passed else HTTPStatus.SERVICE_UNAVAILABLE, text, "text/plain")
 

@@ -17,7 +17,7 @@ def server() -> Iterator[StatusServer]:
     reporter = Reporter(Phase.READY)
     reporter.update(adapters=("tuned",))
     reporter.warn(Reason.ADAPTER_INVALID, "adapter other: rank 1024")
-    with StatusServer(reporter, port=0, ready=lambda: reporter.status.phase == Phase.READY) as started:
+    with StatusServer(reporter, port=0, ready=lambda status: status.phase == Phase.READY) as started:
         yield started
 
 

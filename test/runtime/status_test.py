@@ -52,7 +52,7 @@ def test_status_shows_the_snapshot_as_the_contract_encodes_it() -> None:
 
 def test_probes_follow_their_hooks_and_say_why_not() -> None:
     reporter = Reporter(Phase.LOADING)
-    with StatusServer(reporter, port=0, ready=lambda: reporter.status.phase == Phase.READY) as server:
+    with StatusServer(reporter, port=0, ready=lambda status: status.phase == Phase.READY) as server:
         assert get(server, "/livez") == (200, "ok\n")
         code, body = get(server, "/readyz")
         assert code == 503
@@ -82,7 +82,7 @@ def test_a_client_that_resets_its_connection_leaves_no_trace(
 
 
 def test_a_handler_that_breaks_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    def broken() -> bool:
+    def broken(_status: Status) -> bool:
         raise KeyError("no such thing")
 
     with StatusServer(Reporter(), port=0, live=broken) as server, pytest.raises(http.client.RemoteDisconnected):
