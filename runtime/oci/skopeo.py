@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 DELETE_TIMEOUT = "30s"  # nobody waits for more: what is deleted is of no use, and does no harm
 
 # Seconds without a transfer: as long as a registry may take to digest what it got, and longer than skopeo's own longest
-# wait before it asks one again that answered 429, which is 60 s (containers/image: backoffMaxDelay, Retry-After included).
+# wait before it asks one again that answered 429, 60 s (containers/image: backoffMaxDelay, Retry-After included).
 SILENT = 90.0
 LEAST = 64 * 1024  # bytes that a transfer moves in that time; a runtime that only waits wakes itself by writing a few
 LOOK = 5.0
