@@ -58,6 +58,7 @@ OWNED = frozenset(
         "logging_strategy",
         "logging_steps",
         "per_device_eval_batch_size",
+        "report_to",
     ]
 )
 # ModelConfig names the model again, which the plan has chosen and fetched. These of its options are read.
@@ -67,6 +68,7 @@ _SETTLED = {
     "packing": False,
     "logging_strategy": "steps",
     "logging_steps": 1,
+    "report_to": "none",
     "local_files_only": True,
     "force_download": False,
     "output_loading_info": False,
@@ -139,6 +141,10 @@ def _section_problems(section: str, body: Mapping[str, Any]) -> list[str]:
             found.append(f"{section}.{key} is {value!r}, expected {' or '.join(known[key])}")
     if section == "DatasetConfig" and body.get("train_on") not in (None, "assistant", "all"):
         found.append("DatasetConfig.train_on must be `assistant` or `all`")
+    if section == "LoraConfig" and (rank := _convert(body.get("r"), INT)) is not None and rank <= 0:
+        found.append("LoraConfig.r must be above 0")
+    if section == "QuantizationConfig" and body.get("bnb_4bit_quant_type") not in (None, "nf4", "fp4"):
+        found.append("QuantizationConfig.bnb_4bit_quant_type must be `nf4` or `fp4`")
     if section == "TrainingArguments" and _convert(body.get("padding_free"), "bool"):
         found.append("TrainingArguments.padding_free must be false: without it, TRL keeps to max_length")
     return found

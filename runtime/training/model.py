@@ -103,7 +103,10 @@ def load_model(weights: Path, plan: TunePlan, config: TrainingConfig, on: Device
 
     options: dict[str, Any] = {"dtype": _dtype(config, on), "trust_remote_code": _trust(plan, config)}
     if plan.method == "qlora" or config.quantization.get("load_in_4bit") or config.quantization.get("load_in_8bit"):
-        options["quantization_config"] = transformers.BitsAndBytesConfig(**quantization(config, on))
+        try:
+            options["quantization_config"] = transformers.BitsAndBytesConfig(**quantization(config, on))
+        except (ValueError, TypeError, ImportError) as error:
+            raise config_invalid(f"QuantizationConfig: {error}") from error
     if not on.cpu:
         options["device_map"] = {"": 0}  # "auto" would leave on the CPU, without a word, what does not fit
     if config.model.get("attn_implementation"):

@@ -33,7 +33,6 @@ def arguments(run: "Run", batch: Batch) -> dict[str, Any]:
         "eval_strategy": "steps",
         "eval_steps": evaluation_steps(len(run.train.rows), batch.rows),
         "gradient_checkpointing": False,
-        "report_to": [],
         "seed": 42,
     }
     decided: dict[str, Any] = {
@@ -46,6 +45,7 @@ def arguments(run: "Run", batch: Batch) -> dict[str, Any]:
         "logging_steps": 1,  # a loss that is not a number must not be trained on
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
+        "report_to": "none",
         "packing": False,
         "dataset_kwargs": {"skip_prepare_dataset": True},
         **run.precision,
@@ -92,28 +92,36 @@ def dataset(encodings: Encodings) -> Any:
 
 def build(run: Run, batch: Batch, callback: Watch) -> Any:
     """Make the trainer, with its adapter's weights in float32."""
-    import peft
     import torch
-    import trl
 
     chosen = checked(run, batch)
     transformers.set_seed(chosen.seed)  # before the adapter's first weights are drawn
-    model = run.load()
-    trainer = trl.SFTTrainer(
-        model=model,
-        args=chosen,
-        train_dataset=dataset(run.train),
-        eval_dataset=dataset(run.held_out) if run.held_out else None,
-        processing_class=run.tokenizer,
-        peft_config=peft.LoraConfig(**run.lora(model)),
-        callbacks=[callback],
-    )
+    trainer = _adapted(run, chosen, callback)
     trainer.remove_callback(transformers.PrinterCallback)
     # TRL turns a QLoRA adapter into bfloat16, where the small steps at the end of a schedule are rounded away.
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
     return trainer
+
+
+def _adapted(run: Run, chosen: Any, callback: Watch) -> Any:
+    """Load the model and put the adapter on it. Raises Fault for what only PEFT knows, and only with the model."""
+    import peft
+    import trl
+
+    model = run.load()
+    options = {
+        "train_dataset": dataset(run.train),
+        "eval_dataset": dataset(run.held_out) if run.held_out else None,
+        "processing_class": run.tokenizer,
+        "callbacks": [callback],
+    }
+    try:
+        lora = peft.LoraConfig(**run.lora(model))
+        return trl.SFTTrainer(model=model, args=chosen, peft_config=lora, **options)
+    except (ValueError, TypeError, ImportError, NotImplementedError) as error:  # other RuntimeErrors are the device's
+        raise config_invalid(f"LoraConfig or TrainingArguments: {error}") from error
 
 
 def train(run: Run, batch: Batch, store: Store, resume: Checkpoint | None, reporter: Reporter, grace: float) -> Any:

@@ -65,6 +65,8 @@ def warned(section: str, body: str) -> list[str]:
         ("TrainingArguments", "logging_steps: 1, logging_strategy: steps", []),
         ("TrainingArguments", "logging_strategy: epoch", ["logging_strategy"]),
         ("TrainingArguments", "per_device_eval_batch_size: 8", ["per_device_eval_batch_size"]),
+        ("TrainingArguments", "report_to: wandb", ["report_to"]),
+        ("TrainingArguments", "report_to: none", []),
         ("ModelConfig", "revision: abc, cache_dir: /x", ["revision", "cache_dir"]),
         ("ModelConfig", "pretrained_model_name_or_path: org/other", ["pretrained_model_name_or_path"]),
         ("ModelConfig", "local_files_only: true, force_download: false, proxies: null", []),
@@ -78,7 +80,7 @@ def test_what_would_change_nothing_is_said(section: str, body: str, named: list[
 
 
 def test_what_is_overridden_does_not_reach_the_trainer() -> None:
-    given = "packing: false, logging_steps: 10, logging_strategy: 'no', per_device_eval_batch_size: 8"
+    given = "packing: false, logging_steps: 10, logging_strategy: 'no', per_device_eval_batch_size: 8, report_to: all"
     assert config.parse(f"training_config: {{TrainingArguments: {{{given}}}}}").training == {}
 
 
@@ -98,6 +100,9 @@ def test_an_absent_file_is_an_empty_one(tmp_path: Path) -> None:
             "num_train_epochs is 'many', expected float",
         ),
         ("training_config: {LoraConfig: {r: 1.5}}", "LoraConfig.r is 1.5, expected int"),
+        ("training_config: {LoraConfig: {r: 0}}", "LoraConfig.r must be above 0"),
+        ("training_config: {LoraConfig: {r: '-4'}}", "LoraConfig.r must be above 0"),
+        ("training_config: {QuantizationConfig: {bnb_4bit_quant_type: nf5}}", "must be `nf4` or `fp4`"),
         ("training_config: {DatasetConfig: {train_on: prompts}}", "must be `assistant` or `all`"),
         ("training_config: {TrainingArguments: {padding_free: true}}", "padding_free must be false"),
         ("training_config: [1]", "expected a map"),

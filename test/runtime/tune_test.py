@@ -257,6 +257,13 @@ def test_of_several_gpus_the_first_is_seen(before: str | None, seen: str, monkey
     [
         ("training_config: {LoraConfig: {target_modules: [qkv_proj, o_proj]}}", "this model has no qkv_proj; it has"),
         ("training_config: {TrainingArguments: {lerning_rate: 1}}", "did you mean `learning_rate`"),
+        ("training_config: {LoraConfig: {init_lora_weights: gausian}}", "init_lora_weights='gausian'"),
+        ("training_config: {LoraConfig: {lora_dropout: 7}}", "dropout"),
+        ("training_config: {LoraConfig: {bias: nonee}}", "bias: nonee"),
+        (
+            "training_config: {QuantizationConfig: {load_in_8bit: true, load_in_4bit: true}}",
+            "QuantizationConfig: load_in",
+        ),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused(
