@@ -111,19 +111,32 @@ def load_model(weights: Path, plan: TunePlan, config: TrainingConfig, on: Device
         options["device_map"] = {"": 0}  # "auto" would leave on the CPU, without a word, what does not fit
     if config.model.get("attn_implementation"):
         options["attn_implementation"] = config.model["attn_implementation"]
+    ran_out = _times_out_of_memory(on)
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(weights, **options)
     except OSError as error:
         raise _no_weights(f"the model in {weights} cannot be read: {error}") from error
     except (ValueError, ImportError) as error:
         raise _unsupported(f"{plan.model} cannot be loaded: {error}") from error
-    except torch.OutOfMemoryError as error:
-        what = f"the weights of {plan.model} do not fit a GPU; use method qlora, or a larger GPU"
+    except (
+        RuntimeError
+    ) as error:  # transformers gathers what fails while it converts weights, whatever it was, into one
+        if not isinstance(error, torch.OutOfMemoryError) and _times_out_of_memory(on) == ran_out:
+            raise
+        remedy = "use a larger GPU" if plan.method == "qlora" else "use method qlora, or a larger GPU"
+        what = f"the weights of {plan.model} do not fit a GPU; {remedy}"
         raise Fault(ExitCode.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY, what) from error
     model.config.use_cache = False
     if on.cpu:
         _keep_differentiable(model)
     return model
+
+
+def _times_out_of_memory(on: Device) -> int:
+    """How often memory has run out so far, as the allocator counts."""
+    import torch
+
+    return 0 if on.cpu else torch.cuda.memory_stats().get("num_ooms", 0)
 
 
 def _keep_differentiable(model: Any) -> None:

@@ -221,7 +221,13 @@ def test_cuda_without_a_gpu_is_an_exit_of_its_own(job: Job, monkeypatch: pytest.
     assert job.status().reason == Reason.ACCELERATOR_MISSING
 
 
-def test_a_model_is_loaded_onto_one_gpu_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("method", "wrapped", "advice"),
+    [("lora", False, "use method qlora, or a larger GPU"), ("qlora", True, "use a larger GPU")],
+)
+def test_a_model_is_loaded_onto_one_gpu_or_not_at_all(
+    method: str, wrapped: bool, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
     import transformers
 
@@ -232,15 +238,35 @@ def test_a_model_is_loaded_onto_one_gpu_or_not_at_all(monkeypatch: pytest.Monkey
 
     def full(_: Path, **options: Any) -> None:
         given.update(options)
-        raise torch.OutOfMemoryError("too large")
+        monkeypatch.setattr(torch.cuda, "memory_stats", lambda: {"num_ooms": 1})
+        raise RuntimeError("see the report") if wrapped else torch.OutOfMemoryError("too large")
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", full)
     config = TrainingConfig(model={"device_map": "auto"})  # KAITO's, which spreads the layers and then swaps
     with pytest.raises(Fault) as raised:
-        models.load_model(Path(), TunePlan(model="org/tiny"), config, models.Device("cuda", torch.bfloat16))
+        models.load_model(Path(), TunePlan("org/tiny", method=method), config, models.Device("cuda", torch.bfloat16))
     assert given["device_map"] == {"": 0}
     assert raised.value.exit == ExitCode.OUT_OF_MEMORY
-    assert "weights of org/tiny" in str(raised.value)
+    assert str(raised.value) == f"the weights of org/tiny do not fit a GPU; {advice}"
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
+def test_an_error_at_loading_that_is_not_for_want_of_memory_stays_what_it_is(
+    accelerator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    import transformers
+
+    from runtime.training import model as models
+    from runtime.training.config import TrainingConfig
+
+    def broken(_: Path, **__: Any) -> None:
+        raise RuntimeError("see the report")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", broken)
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda: {"num_ooms": 1})  # of an attempt with a larger batch
+    with pytest.raises(RuntimeError, match="see the report"):
+        models.load_model(Path(), TunePlan("org/tiny"), TrainingConfig(), models.Device(accelerator, torch.bfloat16))
 
 
 @pytest.mark.parametrize(("before", "seen"), [(None, "0"), ("2,3", "2"), ("GPU-8932f937", "GPU-8932f937")])
