@@ -166,7 +166,7 @@ class TunePlan:
     revision: str = ""
     method: str = "lora"  # lora | qlora
     accelerator: str = Accelerator.CUDA
-    micro_batch: int = 0  # rows per device and step; 0 = largest that fits
+    micro_batch: int = 0  # rows per device and step; 0 = on a GPU all of an optimiser step, on a CPU by their length
     max_length: int = 0  # tokens; 0 = from the data and the model
     output_image: str = ""  # repository:tag; empty where the result stays in RESULTS_DIR (a mounted volume)
     push_secret: str = ""  # folder name under SECRETS_DIR

@@ -1,8 +1,9 @@
 """Fine-tunes a model with LoRA or QLoRA: the tuning Job's program.
 
-Parse → validate → load → run → save. Everything that can be wrong with configuration, data or the right to push is found
-before torch is imported; a checkpoint kept beside the result lets the next pod go on where this one was stopped.
-Exit codes are the contract's: 64, 65, 67 and 69 before training, 71, 75 and 76 while, 73 after it.
+Parse → validate → load → run → save. Names and types of the configuration, the data and the right to push are checked
+before torch is imported; option values that only the libraries know, before the model is loaded or, where PEFT needs it,
+with it. A checkpoint kept beside the result lets the next pod go on where this one was stopped.
+Exit codes are the contract's: 64 to 69 and 73 before training, 71, 75 and 76 while, 73 after it too.
 """
 
 import argparse
