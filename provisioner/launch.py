@@ -83,7 +83,7 @@ class LaunchPhase:
             return await self._recover(draft)
         if instance.state is State.DELETING:
             self._creating(draft, f"Waiting for the previous agent pool {draft.name} to be gone")
-            return self._watch(draft)
+            return None if self._patience.expired(draft) else self._watch(draft)
         return self._await_node(draft, instance)
 
     async def _keep(self, draft: Draft) -> None:
@@ -190,7 +190,7 @@ class LaunchPhase:
             again = timedelta(seconds=self._patience.refused(draft.name, error))
         else:
             again = await self._count_broken(draft, instance.attempt, error)
-        if failed(draft.conditions):
+        if failed(draft.conditions) or self._patience.expired(draft):
             return None  # the pool goes once the reason is stored
         await self._context.cloud.delete(instance)
         self._context.inventory.wait_for(draft.name)
@@ -216,7 +216,7 @@ class LaunchPhase:
         message = f"Agent pool {draft.name} exists and was not made for this claim"
         if instance.state is State.DELETING:
             draft.wait(LAUNCHED, ClaimReason.NAME_CONFLICT, f"{message}; it is being deleted: waiting")
-            return self._watch(draft)
+            return None if self._patience.expired(draft) else self._watch(draft)
         message = f"{message}. Delete this claim; its owner makes one under another name"
         draft.fail(LAUNCHED, ClaimReason.NAME_CONFLICT, message)
         return None

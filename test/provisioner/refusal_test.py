@@ -107,6 +107,32 @@ async def test_a_broken_machine_whose_deletion_is_refused_counts_once(box: Box, 
     await box.becomes(name, "Ready", "True")
 
 
+@pytest.mark.parametrize("kind", ["refuse", "fail"], ids=["at once", "later"])
+async def test_a_broken_machine_that_cannot_be_deleted_ends_the_claim_in_time(box: Box, kind: str) -> None:
+    await box.emulator.admin.fault("fail", "extension-timeout")
+    await box.emulator.admin.fault(
+        kind, on="DELETE", times=0, status=409, code="ScopeLocked", message="The scope is locked."
+    )
+    name = box.claim()
+    await eventually(lambda: box.emulator.admin.log(pool=name, kind="DELETE"))
+    assert box.status_of(name, "Launched")[0] == "Unknown"
+    box.clock.leap(2 * box.settings.launch_timeout)
+    condition = await box.becomes(name, "Launched", "False", "LaunchTimeout")
+    assert "the last obstacle" in condition["message"]
+    assert await box.puts(name) == 1
+
+
+async def test_a_pool_of_the_same_name_that_never_goes_ends_the_claim_in_time(idle: Box) -> None:
+    name = new_name()
+    await idle.foreign_pool(name)
+    await idle.emulator.admin.configure(deleteSeconds=3600)
+    await idle.emulator.admin.delete_pool(name)
+    await idle.start(launch_timeout=1)
+    idle.claim(name)
+    condition = await idle.becomes(name, "Launched", "False", "LaunchTimeout")
+    assert "was not made for this claim" in condition["message"]
+
+
 async def test_two_broken_machines_end_the_claim(box: Box) -> None:
     await box.emulator.admin.fault("fail", "extension-outbound", times=2)
     name = box.claim()
