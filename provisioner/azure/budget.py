@@ -82,6 +82,7 @@ class Budget:
         self._check_pause()
         await self._wait(self._reads.reserve())
         async with self._mutations:
+            await self._wait(0.0)
             yield
 
     @asynccontextmanager
@@ -92,8 +93,8 @@ class Budget:
         wait = self._puts.setdefault(name, Bucket(PUT_BURST, PUT_RATE, self._clock)).take()
         if wait:
             raise Throttled(f"Agent pool {name} has been asked for too often; waiting {wait:.0f} s", retry_after=wait)
-        await self._wait(0.0)
         async with self._mutations:
+            await self._wait(0.0)
             yield
 
     def _check_pause(self) -> None:
@@ -102,7 +103,11 @@ class Budget:
             raise Throttled(f"Azure limits our requests: the next one goes out in {left:.0f} s", retry_after=left)
 
     async def _wait(self, seconds: float) -> None:
-        """Sleep until both the token and the end of a pause have come (a pause may be extended meanwhile)."""
+        """Sleep until both the token and the end of a pause have come. Raises Throttled when that has become a long one.
+
+        A pause may begin or grow meanwhile, so whoever has queued for something else comes here again before it sends.
+        """
         until = self._clock.monotonic() + seconds
         while (left := max(until, self._paused_until) - self._clock.monotonic()) > 0:
+            self._check_pause()
             await self._clock.sleep(left)

@@ -1,12 +1,21 @@
 """The request rates, in virtual time."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
-from provisioner.azure.budget import BACKGROUND_RESERVE, LONGEST_PAUSE, PUT_BURST, READ_BURST, READ_RATE, Budget
+from provisioner.azure.budget import (
+    BACKGROUND_RESERVE,
+    CONCURRENT_MUTATIONS,
+    LONGEST_PAUSE,
+    PUT_BURST,
+    READ_BURST,
+    READ_RATE,
+    Budget,
+)
 from provisioner.cloud import Throttled
 from test.clock import VirtualClock
 
@@ -73,6 +82,44 @@ async def test_nobody_sleeps_through_a_long_pause() -> None:
     await clock.advance(60)
     for each in _everything(budget):
         await each
+
+
+async def test_who_waits_for_a_token_does_not_sleep_through_a_long_pause_either() -> None:
+    clock = VirtualClock()
+    budget = Budget(clock)
+    for _ in range(int(READ_BURST)):
+        await budget.read()
+    waiting = asyncio.create_task(budget.read())
+    await clock.settle()
+    budget.pause(60)
+    await clock.advance(1 / READ_RATE + 0.01)
+    assert waiting.done()
+    with pytest.raises(Throttled):
+        await waiting
+
+
+@pytest.mark.parametrize("request_of", [_put, _delete])
+@pytest.mark.parametrize("seconds", [LONGEST_PAUSE, 60])
+async def test_who_waits_for_the_changes_of_others_sends_nothing_into_a_pause(
+    request_of: Callable[[Budget], Coroutine[Any, Any, None]], seconds: float
+) -> None:
+    clock = VirtualClock()
+    budget = Budget(clock)
+    async with AsyncExitStack() as others:
+        for number in range(CONCURRENT_MUTATIONS):
+            await others.enter_async_context(budget.put(f"other{number}"))
+        waiting = asyncio.create_task(request_of(budget))
+        await clock.settle()
+        budget.pause(seconds)
+    await clock.settle()
+    if seconds > LONGEST_PAUSE:
+        assert waiting.done()
+        with pytest.raises(Throttled):
+            await waiting
+    else:
+        assert not waiting.done()
+        await clock.advance(seconds)
+        assert waiting.done()
 
 
 async def test_one_pool_is_asked_for_only_so_often() -> None:
