@@ -20,6 +20,7 @@ from provisioner import metrics
 from provisioner.claims import NAME, failed, launch_time, owns
 from provisioner.cloud import (
     CloudError,
+    ClusterMissing,
     ClusterNotRunning,
     Instance,
     InsufficientCapacity,
@@ -71,6 +72,8 @@ class LaunchPhase:
     async def _advance(self, draft: Draft) -> timedelta | None:
         """One step: create, or look at what has been created."""
         cluster = await self._context.cluster()
+        if not cluster.exists:
+            raise ClusterMissing(cluster.detail)
         if not cluster.running:
             raise ClusterNotRunning(f"Waiting for the cluster: {cluster.detail}")
         instance = await self._find(draft.claim)

@@ -244,6 +244,17 @@ async def test_a_pool_of_gpu_provisioner_is_taken_over(idle: Box) -> None:
     assert await idle.pool(name) is None
 
 
+async def test_a_cluster_that_is_not_found_is_named_and_costs_no_claim_its_time(idle: Box) -> None:
+    await idle.start(cluster_name="misspelt")
+    name = idle.claim()
+    condition = await idle.becomes(name, "Launched", "Unknown", "ClusterNotFound")
+    assert "misspelt" in condition["message"]
+    await idle.kill()
+    await idle.start()
+    await idle.joined(name)
+    await idle.becomes(name, "Ready", "True")
+
+
 async def test_a_stopped_cluster_freezes_everything(box: Box) -> None:
     name, _ = await box.ready()
     await box.power("Stopped")
