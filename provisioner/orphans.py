@@ -59,7 +59,8 @@ class Orphans:
         if frozen:
             log.info("Leaving orphaned agent pools alone: %s", frozen, extra={"pools": len(found)})
             return
-        ripe = [pool for pool in found if self._ripe(pool)]
+        # Who has been missed the longest goes first: one whose deletion failed begins anew, behind all others.
+        ripe = sorted(filter(self._ripe, found), key=lambda pool: self._seen[pool.name, pool.owner_uid][0])
         ours = sum(pool.cluster_id == self._context.cluster_id for pool in pools)
         await self._delete_some(ripe, share=max(1, int(MAX_SHARE * ours)))
         if len(ripe) > MAX_DELETES:

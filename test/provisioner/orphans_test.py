@@ -117,6 +117,18 @@ async def test_an_orphan_that_cannot_be_deleted_keeps_no_other_alive(collector: 
     await eventually(lambda: _no_pool(collector.box, locked))
 
 
+async def test_orphans_whose_deletion_fails_let_the_others_have_their_turn(collector: Collector) -> None:
+    *locked, last = sorted([await _orphaned(collector.box) for _ in range(MAX_DELETES + 1)])  # in the order of a LIST
+    for name in locked:
+        await collector.box.emulator.admin.fault(
+            "fail", on="DELETE", pool=name, times=0, code="ScopeLocked", message="The scope is locked."
+        )
+    for _ in range(15):
+        await collector.rounds(1, apart=100)
+        await eventually(lambda: _nothing_moves(collector.box))
+    assert await collector.box.pool(last) is None
+
+
 async def test_many_orphans_at_once_are_deleted_few_at_a_time(collector: Collector) -> None:
     names = [await _orphaned(collector.box) for _ in range(MAX_DELETES + 2)]
     await collector.rounds(3, apart=160)
@@ -125,6 +137,10 @@ async def test_many_orphans_at_once_are_deleted_few_at_a_time(collector: Collect
     pools = (await collector.box.emulator.admin.state()).pools
     gone = [name for name in names if name not in pools or pools[name].state == "Deleting"]
     assert 1 <= len(gone) <= MAX_DELETES
+
+
+async def _nothing_moves(box: Box) -> bool:
+    return "Deleting" not in {pool.state for pool in (await box.emulator.admin.state()).pools.values()}
 
 
 async def _no_pool(box: Box, name: str) -> bool:
