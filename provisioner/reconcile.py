@@ -7,7 +7,7 @@ as they are now.
 import logging
 from datetime import timedelta
 
-from kube.api.nodeclaim import NODE_CLAIMS
+from kube.api.nodeclaim import INSTANCE_TERMINATING, NODE_CLAIMS
 from kube.errors import NotFound
 from kube.meta import Key
 from provisioner.claims import failed, managed
@@ -79,7 +79,9 @@ class Reconciler:
             log.warning("Cannot delete the pool of a failed claim: %s", error, extra={"claim": draft.name})
             return timedelta(seconds=error.retry_after or RETRY.total_seconds())
         if again is None:
+            draft.conditions.remove(INSTANCE_TERMINATING)  # the claim stays, and has nothing to end any more
             self._context.inventory.settle(draft.name)
+        await draft.save()
         return again
 
     async def _finalize(self, draft: Draft) -> timedelta | None:

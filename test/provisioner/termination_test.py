@@ -65,7 +65,17 @@ async def test_the_pool_of_a_failed_claim_that_cannot_be_deleted_is_no_secret(bo
     name = box.claim()
     await box.becomes(name, "Launched", "False", "InsufficientCapacity")
     await eventually(lambda: "DeletionFailed" in {event.reason for event in box.events(name)})
+    condition = await box.becomes(name, "InstanceTerminating", "Unknown", "DeletionFailed")
+    assert "ScopeLocked" in condition["message"]
     assert len(await _deletions(box, name)) == 1
+
+
+async def test_a_failed_claim_whose_pool_is_gone_does_not_go_on_saying_that_it_goes(box: Box) -> None:
+    await box.emulator.admin.fault("fail", "allocation")
+    name = box.claim()
+    await box.becomes(name, "Launched", "False", "InsufficientCapacity")
+    await eventually(lambda: _no_pool(box, name))
+    await eventually(lambda: not box.condition(name, "InstanceTerminating"))
 
 
 async def test_a_list_that_shows_a_namesakes_pool_lets_no_claim_go(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
