@@ -1,8 +1,8 @@
 """Emptying a node before its machine goes: cordon, evict in four groups, wait for volumes.
 
 Evictions go through the eviction API, so disruption budgets are kept, and pods that may not be disrupted are waited for,
-until the grace period of the claim ends; then pods are deleted with what is left of it. Everything is derived from the pods that are there: a drain that was interrupted goes on
-where it stood. Knows nothing of clouds.
+until the grace period of the claim ends; then pods are deleted with what is left of it. Everything is derived from the
+pods that are there: a drain that was interrupted goes on where it stood. Knows nothing of clouds.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,6 +26,7 @@ CRITICAL = {"system-cluster-critical", "system-node-critical"}
 # A pod that outlives its own deletion by this much sits on a kubelet that is gone; waiting for it helps nobody.
 STUCK = timedelta(minutes=1)
 DEFAULT_GRACE = 30  # seconds, the API server's own default
+AGAIN, PROTECTED_AGAIN = 1.0, 10.0  # seconds; pods that are only waited for may run for days
 
 
 async def cordon(context: Context, claim: NodeClaim, node: Node) -> Node:
@@ -49,6 +50,14 @@ async def drain(context: Context, node: Node, deadline: datetime | None) -> Sequ
         if not pod.metadata.deleting and pod.metadata.uid not in deleted and not protected(pod):
             await _evict(context, node, pod)
     return waiting
+
+
+def look_again(pods: Sequence[Pod], deadline: datetime | None, now: datetime) -> timedelta:
+    """When to take the next step; never so late that a pod gets less than its own grace period before the deadline."""
+    seconds = PROTECTED_AGAIN if all(protected(pod) for pod in pods) else AGAIN
+    if deadline is not None:
+        seconds = min(seconds, (deadline - now).total_seconds() - max(_grace(pod) for pod in pods))
+    return timedelta(seconds=max(AGAIN, seconds))
 
 
 async def pods_on(context: Context, node: Node) -> Sequence[Pod]:
@@ -116,8 +125,7 @@ async def _shorten(context: Context, pods: Iterable[Pod], deadline: datetime) ->
     now = context.clock.now()
     left = max(1, int((deadline - now).total_seconds()))
     for pod in pods:
-        grace = pod.spec.termination_grace_period_seconds
-        if left > (DEFAULT_GRACE if grace is None else grace) or _ends_before(pod, deadline):
+        if left > _grace(pod) or _ends_before(pod, deadline):
             continue
         try:
             await context.client.delete(PODS, pod.metadata.key, uid=pod.metadata.uid, grace_period_seconds=left)
@@ -127,6 +135,12 @@ async def _shorten(context: Context, pods: Iterable[Pod], deadline: datetime) ->
         message = f"Deleting the pod with {left} s of grace: the node's own termination grace period ends"
         context.recorder.event(ObjectReference.of(PODS, pod), "Warning", "Disrupted", message, action="Deleting")
     return deleted
+
+
+def _grace(pod: Pod) -> int:
+    """Seconds, and nobody keeps them from being more than a timedelta holds."""
+    seconds = pod.spec.termination_grace_period_seconds
+    return DEFAULT_GRACE if seconds is None else seconds
 
 
 def _ends_before(pod: Pod, deadline: datetime) -> bool:

@@ -19,12 +19,12 @@ from provisioner import metrics
 from provisioner.claims import launch_time, owns
 from provisioner.cloud import CloudError, ClusterNotRunning, Instance, InstanceExists, State
 from provisioner.context import Context, Draft
-from provisioner.drain import attached_volumes, cordon, drain, protected
+from provisioner.drain import attached_volumes, cordon, drain, look_again, protected
 from provisioner.quantity import parse_duration
 
 log = logging.getLogger(__name__)
 
-DRAIN_AGAIN = timedelta(seconds=1)
+DETACH_AGAIN = timedelta(seconds=1)
 WATCH_AGAIN = timedelta(seconds=30)  # only a safety net: the inventory wakes us
 # Longer than a create request can be under way (10 s to connect, 60 s to answer): before that an unanswered one may land.
 IN_FLIGHT = timedelta(seconds=75)
@@ -103,11 +103,12 @@ class Termination:
         if not node.metadata.deleting:  # others should see that it goes; our finalizer keeps it until it may
             await self._context.delete_node(draft.key, node)
         node = await cordon(self._context, draft.claim, node)
-        over = deadline is not None and self._context.clock.now() >= deadline
+        now = self._context.clock.now()
+        over = deadline is not None and now >= deadline
         left = await drain(self._context, node, deadline)
         if left and not over:
             draft.wait(DRAINED, ClaimReason.DRAINING, _awaited(left))
-            return DRAIN_AGAIN
+            return look_again(left, deadline, now)
         if not left and not draft.conditions.is_true(DRAINED):
             draft.conditions.set(DRAINED, True, DRAINED)
             metrics.nodes_drained.labels(_nodepool(draft.claim)).inc()
@@ -124,7 +125,7 @@ class Termination:
             return None
         draft.wait(VOLUMES_DETACHED, ClaimReason.AWAITING_VOLUME_DETACHMENT, message)
         self._context.warn(draft.claim, ClaimReason.AWAITING_VOLUME_DETACHMENT, message, action="Draining")
-        return DRAIN_AGAIN
+        return DETACH_AGAIN
 
     async def _end(self, draft: Draft) -> timedelta | None:
         try:

@@ -1,13 +1,13 @@
 """Emptying a node before its machine goes: who is asked to leave, in which order, and what is waited for."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from kubernetes import client as independent
 
 from kube.api.workload import Pod, Toleration
-from provisioner.drain import drainable, next_group
+from provisioner.drain import drainable, look_again, next_group
 from test.expect import eventually
 from test.provisioner.builders import a_pod
 from test.provisioner.conftest import Box
@@ -49,6 +49,24 @@ def test_ordinary_pods_leave_first_and_critical_daemons_last() -> None:
         order += [pod.metadata.name for pod in group]
         pods = [pod for pod in pods if pod not in group]
     assert order == ["ordinary", "daemon", "critical", "critical-daemon"]
+
+
+@pytest.mark.parametrize(
+    ("pods", "seconds_left", "answer"),
+    [
+        ([a_pod()], None, 1),
+        ([a_pod(annotations=PROTECTED)], None, 10),
+        ([a_pod(annotations=PROTECTED), a_pod()], None, 1),
+        ([a_pod(annotations=PROTECTED)], 3600, 10),
+        ([a_pod(annotations=PROTECTED)], 34, 4),  # that is when its own 30 s have to begin
+        ([a_pod(annotations=PROTECTED)], 20, 1),
+    ],
+)
+def test_pods_that_end_by_themselves_are_looked_at_rarely(
+    pods: list[Pod], seconds_left: float | None, answer: float
+) -> None:
+    deadline = None if seconds_left is None else NOW + timedelta(seconds=seconds_left)
+    assert look_again(pods, deadline, NOW) == timedelta(seconds=answer)
 
 
 async def test_pods_leave_before_the_machine_does(box: Box, namespace: str) -> None:
