@@ -7,6 +7,7 @@ read here is good for waiting. A decision that cannot be undone asks `verify`, w
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 from kube.clock import Clock
 from provisioner.cloud import CloudError, CloudProvider, Instance, State
@@ -27,7 +28,7 @@ class Inventory:
         self._busy_seconds, self._idle_seconds = busy, idle
         # name → when it was learned, what; None: there is none
         self._known: dict[str, tuple[float, Instance | None]] = {}
-        self._since: dict[str, tuple[State, float]] = {}  # name → its state, and when we first saw it in that
+        self._since: dict[str, tuple[State, datetime]] = {}  # name → its state, and when we first saw it in that
         self._awaited: set[str] = set()
         self._answered: set[str] = set()  # claim UIDs whose last create request is known to be over
         self._wake = asyncio.Event()
@@ -39,8 +40,8 @@ class Inventory:
         known = self._known.get(name)
         return known[1] if known else None
 
-    def in_state_since(self, name: str) -> float | None:
-        """Monotonic moment at which this process first saw the pool in its present state."""
+    def in_state_since(self, name: str) -> datetime | None:
+        """When this process first saw the pool in its present state."""
         entry = self._since.get(name)
         return entry[1] if entry else None
 
@@ -149,6 +150,6 @@ class Inventory:
             self._answered.add(instance.owner_uid)
         self._known[instance.name] = (at, instance)
         if before is None or before.state is not instance.state:
-            self._since[instance.name] = (instance.state, at)
+            self._since[instance.name] = (instance.state, self._clock.now())
         if before != instance:
             self._on_change(instance.name)

@@ -71,7 +71,7 @@ class Patience:
         settings = self._context.settings
         if instance is not None and instance.state is State.SUCCEEDED:
             since = self._context.inventory.in_state_since(draft.name)
-            return settings.registration_timeout - (self._context.clock.monotonic() - since if since else 0.0)
+            return settings.registration_timeout - (self._context.uptime.elapsed(since) if since else 0.0)
         return self._limit(instance) - self._age(draft, instance)
 
     def expired(self, draft: Draft, instance: Instance | None = None) -> bool:

@@ -41,6 +41,25 @@ async def test_a_machine_that_never_joins_fails_its_claim(idle: Box) -> None:
     await eventually(lambda: _no_pool(idle, name))
 
 
+async def test_a_night_in_which_the_cluster_stood_still_does_not_count_for_a_machine_that_is_to_join(
+    runs: Counter[Key], box: Box
+) -> None:
+    await box.emulator.admin.fault("no-join", on="PUT")
+    name = box.claim()
+    await eventually(lambda: "waiting for its node to join" in box.condition(name, "Launched").get("message", ""))
+    await box.power("Stopped")
+    box.clock.leap(8 * 60 * MINUTE)
+    await _look(box, name, runs)
+    await box.becomes(name, "Launched", "Unknown", "ClusterNotRunning")
+    await box.power("Running")
+    box.clock.leap(14 * MINUTE)
+    await _look(box, name, runs)
+    await box.becomes(name, "Launched", "Unknown", "Creating")
+    box.clock.leap(2 * MINUTE)
+    await _look(box, name, runs)
+    await box.becomes(name, "Registered", "False", "RegistrationTimeout")
+
+
 async def test_a_node_that_never_gets_its_gpus_fails_its_claim(idle: Box) -> None:
     await idle.start(initialization_timeout=1)
     name = idle.claim()
