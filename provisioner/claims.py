@@ -5,11 +5,11 @@ from datetime import datetime
 
 from kube.api import labels
 from kube.api.nodeclaim import DEPENDENTS, NodeClaim
+from kube.api.nodeclass import NODE_CLASSES
 from kube.clock import parse_timestamp
 from kube.conditions import ConditionSet
 from provisioner.cloud import Instance
 
-NODE_CLASS_GROUP, NODE_CLASS_KIND = "kaito.sh", "KaitoNodeClass"
 NAME = re.compile(r"[a-z][a-z0-9]{0,11}")  # what AKS takes as the name of an agent pool; the SDK does not check it
 LEGACY_TIME = "%Y-%m-%dT%H-%M-%SZ"  # a timestamp that is a valid label value, as gpu-provisioner writes it
 
@@ -17,7 +17,7 @@ LEGACY_TIME = "%Y-%m-%dT%H-%M-%SZ"  # a timestamp that is a valid label value, a
 def managed(claim: NodeClaim) -> bool:
     """Whether the claim is ours to act on. gpu-provisioner's rule, so that either may be replaced by the other."""
     ref = claim.spec.node_class_ref
-    if (ref.group, ref.kind) == (NODE_CLASS_GROUP, NODE_CLASS_KIND):
+    if (ref.group, ref.kind) == (NODE_CLASSES.group, NODE_CLASSES.kind):
         return True
     return labels.WORKSPACE in claim.metadata.labels or labels.RAGENGINE in claim.metadata.labels
 

@@ -39,7 +39,7 @@ from provisioner.uptime import Uptime
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 10.0
+RETRY_SECONDS = 10.0  # after an answer of the cloud that names no time of its own
 SKEW = timedelta(minutes=1)  # that our clock may be ahead of the API server's; a machine needs longer to join
 BY_POOL = "agentpool"  # index of nodes: the agent pool, and so the claim, that they belong to
 

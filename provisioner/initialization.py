@@ -16,7 +16,6 @@ from provisioner.claims import failed, has_gpus
 from provisioner.context import Context, Draft
 from provisioner.quantity import parse_quantity
 
-GPU = "nvidia.com/gpu"
 DISK_REQUEST = "storage"  # KAITO's way to size the OS disk; no node ever shows such a resource
 
 # Taints that kubelet, cloud provider and Karpenter put on a node that is still coming up.
@@ -25,7 +24,7 @@ EPHEMERAL = {
     ("node.kubernetes.io/not-ready", "NoExecute"),
     ("node.kubernetes.io/unreachable", "NoSchedule"),
     ("node.cloudprovider.kubernetes.io/uninitialized", "NoSchedule"),
-    ("karpenter.sh/unregistered", "NoExecute"),
+    (labels.UNREGISTERED_TAINT, "NoExecute"),
 }
 
 
@@ -65,8 +64,8 @@ def _wanted(claim: NodeClaim, *, gpus: bool) -> Iterable[str]:
     """What the claim requests; with `gpus` also the GPUs that its size has and nobody asked for."""
     requested = claim.spec.resources.requests
     wanted = [name for name, amount in requested.items() if name != DISK_REQUEST and parse_quantity(str(amount)) > 0]
-    if gpus and GPU not in wanted and has_gpus(claim.instance_type):
-        wanted.append(GPU)
+    if gpus and labels.NVIDIA_GPU not in wanted and has_gpus(claim.instance_type):
+        wanted.append(labels.NVIDIA_GPU)
     return wanted
 
 

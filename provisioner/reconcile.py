@@ -12,7 +12,7 @@ from kube.errors import NotFound
 from kube.meta import Key
 from provisioner.claims import failed, managed
 from provisioner.cloud import CloudError
-from provisioner.context import Context, Draft
+from provisioner.context import RETRY_SECONDS, Context, Draft
 from provisioner.initialization import initialize
 from provisioner.launch import LaunchPhase
 from provisioner.registration import left_behind, let_go, register
@@ -22,7 +22,6 @@ from provisioner.termination import Termination
 log = logging.getLogger(__name__)
 
 BEHIND = timedelta(seconds=1)  # safety net only: the event that we wait for queues the claim anyway
-RETRY = timedelta(seconds=10)
 
 
 class Reconciler:
@@ -65,7 +64,7 @@ class Reconciler:
             again.append(await self._repair.check(draft))
         except CloudError as error:
             log.info("Cannot check the machine: %s", error, extra={"claim": draft.name})
-            again.append(RETRY)
+            again.append(timedelta(seconds=RETRY_SECONDS))
         waits = [each for each in again if each is not None]
         if not waits:
             self._context.inventory.settle(draft.name)
@@ -77,7 +76,7 @@ class Reconciler:
             again = await self._termination.release_failed(draft)
         except CloudError as error:
             log.warning("Cannot delete the pool of a failed claim: %s", error, extra={"claim": draft.name})
-            return timedelta(seconds=error.retry_after or RETRY.total_seconds())
+            return timedelta(seconds=error.retry_after or RETRY_SECONDS)
         if again is None:
             draft.conditions.remove(INSTANCE_TERMINATING)  # the claim stays, and has nothing to end any more
             self._context.inventory.settle(draft.name)

@@ -57,6 +57,7 @@ async def let_go(context: Context, claim: Key, node: Node) -> None:
     """Take our finalizer off a node whose machine is gone."""
     rest = [each for each in node.metadata.finalizers if each != labels.TERMINATION_FINALIZER]
     await context.patch_node(claim, node, {"metadata": {"finalizers": rest}})
+    metrics.nodes_terminated.labels(node.metadata.labels.get(labels.NODEPOOL, "")).inc()
 
 
 def _registered_by_us(node: Node, claim_name: str) -> bool:

@@ -18,9 +18,10 @@ from kube.errors import NotFound
 from provisioner import metrics
 from provisioner.claims import launch_time, owns
 from provisioner.cloud import CloudError, ClusterNotRunning, Instance, InstanceExists, State
-from provisioner.context import Context, Draft
+from provisioner.context import RETRY_SECONDS, Context, Draft
 from provisioner.drain import attached_volumes, cordon, drain, look_again, protected
 from provisioner.quantity import parse_duration
+from provisioner.registration import let_go
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ class Termination:
             again = await self._delete_pool(draft)
         except CloudError as error:
             draft.wait(INSTANCE_TERMINATING, error.reason, str(error))
-            return timedelta(seconds=error.retry_after or 10)
+            return timedelta(seconds=error.retry_after or RETRY_SECONDS)
         if again is not None:
             return again
         await self._release_nodes(draft)
@@ -243,15 +244,11 @@ class Termination:
             try:
                 if not node.metadata.deleting:
                     await self._context.delete_node(draft.key, node)
-                await self._release_node(draft, await self._context.client.get(NODES, node.metadata.key))
+                node = await self._context.client.get(NODES, node.metadata.key)
+                if labels.TERMINATION_FINALIZER in node.metadata.finalizers:
+                    await let_go(self._context, draft.key, node)
             except NotFound:
                 continue
-
-    async def _release_node(self, draft: Draft, node: Node) -> None:
-        rest = [each for each in node.metadata.finalizers if each != labels.TERMINATION_FINALIZER]
-        if len(rest) != len(node.metadata.finalizers):
-            await self._context.patch_node(draft.key, node, {"metadata": {"finalizers": rest}})
-            metrics.nodes_terminated.labels(_nodepool(draft.claim)).inc()
 
     def _measure(self, claim: NodeClaim) -> None:
         pool = _nodepool(claim)
