@@ -66,6 +66,7 @@ class Loop:
         self.reconciler = Reconciler(self.world)
         self.workers = Workers(NAME, self.queue, self.reconciler.reconcile, count=settings.workers, clock=clock)
         self._informers: list[tuple[Informer[Any], Callable[[Event[Any]], None], float]] = []
+        self._claims: Informer[Any] | None = None  # none where all nodes are the user's own
         self._watch(Handlers(self.world, self.queue, self.reconciler.nodes))
 
     def _watch(self, handlers: Handlers) -> None:
@@ -78,8 +79,8 @@ class Loop:
         self._add(JOBS, world.jobs, handlers.on_owned, labels.WORKSPACE)
         self._add(SERVICES, world.services, handlers.on_owned, labels.WORKSPACE)
         if not byo:
-            claims = self._add(NODE_CLAIMS, world.claims, handlers.on_claim, labels.WORKSPACE)
-            world.claims_served = claims.synced.is_set
+            self._claims = self._add(NODE_CLAIMS, world.claims, handlers.on_claim, labels.WORKSPACE)
+            world.claims_served = self._claims.synced.is_set
         self._required = [informer for informer, _, _ in self._informers]
 
     def _add(
@@ -118,13 +119,13 @@ class Loop:
     async def _served(self) -> list[Informer[Any]]:
         """What to wait for: NodeClaims only where the cluster knows them now."""
         everything = [informer for informer, _, _ in self._informers]
-        if self.world.settings.byo:
+        if self._claims is None:
             return everything
         try:
             await self._client.page(NODE_CLAIMS, namespace="", query={}, limit=1)
         except NotFound:
             log.warning("The cluster does not serve NodeClaims; Workspaces wait until it does")
-            return everything[:-1]
+            return [informer for informer in everything if informer is not self._claims]
         except KubeError as error:  # their watch goes on trying
             log.warning("Asking for NodeClaims failed: %s", error)
         return everything
