@@ -14,6 +14,7 @@ from kube.client import Client
 from kube.meta import Key
 from runtime import contract
 from test.clock import VirtualClock
+from test.controller import quota
 from test.controller.stage import (
     INFERENCE,
     SETTINGS,
@@ -477,14 +478,14 @@ async def test_what_a_quota_forbids_is_shown_and_tried_again(
     client: Client, stage: Stage, manifest: dict[str, Any], kind: str, condition: str
 ) -> None:
     clock = VirtualClock()
-    stage.forbid(kind)
+    await quota.forbid(stage, kind)
     async with running(client, clock=clock) as loop:
         stage.create(manifest)
         await stage.nodes_ready()
         await stage.reads(**{condition: "F ContainerStartError", "WorkspaceReady": "F ContainerStartError"})
         assert "exceeded quota" in stage.condition("WorkspaceReady")["message"]
         await caught_up(loop, clock)
-        stage.permit(kind)
+        await quota.permit(stage, kind)
         await clock.advance(31)
         await eventually(stage.job if manifest is TUNING else stage.stateful_set)
 

@@ -100,16 +100,6 @@ class Stage:
         else:
             self.core.replace_namespaced_config_map(name, self.namespace, body)
 
-    def forbid(self, kind: str) -> None:
-        """Let a quota forbid objects of a kind, "jobs.batch" say. There is no quota controller here that would count."""
-        hard = {f"count/{kind}": "0"}
-        self.core.create_namespaced_resource_quota(self.namespace, {"metadata": {"name": kind}, "spec": {"hard": hard}})
-        status = {"hard": hard, "used": hard}
-        self.core.patch_namespaced_resource_quota_status(kind, self.namespace, {"status": status})
-
-    def permit(self, kind: str) -> None:
-        self.core.delete_namespaced_resource_quota(kind, self.namespace)
-
     def events(self) -> list[tuple[str, str, str]]:
         found = self.custom.list_namespaced_custom_object("events.k8s.io", "v1", self.namespace, "events")["items"]
         ours = [event for event in found if event["regarding"]["name"] == self.name]
