@@ -35,8 +35,8 @@ def is_true(type_: str) -> Callable[[Stage], bool]:
     return lambda stage: stage.condition(type_).get("status") == "True"
 
 
-async def from_creation_to_deletion(serving: Sequence[Stage], tuning: Sequence[Stage]) -> None:
-    """The whole lives of some Workspaces, side by side, everybody but the controller being quick."""
+async def from_creation_to_readiness(serving: Sequence[Stage], tuning: Sequence[Stage]) -> None:
+    """The lives of some Workspaces, side by side, everybody but the controller being quick."""
     stages = [*serving, *tuning]
     for number, stage in enumerate(stages):
         manifest = INFERENCE if stage in serving else TUNING
@@ -53,6 +53,9 @@ async def from_creation_to_deletion(serving: Sequence[Stage], tuning: Sequence[S
         stage.start_servers()
         stage.set_servers()
     await all_of(stages, is_true("WorkspaceReady"))
+
+
+async def from_deletion_to_the_end(stages: Sequence[Stage]) -> None:
     for stage in stages:
         assert len(stage.claims()) == 1
         stage.hold_claim(stage.claims()[0]["metadata"]["name"])
@@ -86,7 +89,9 @@ async def test_nothing_is_written_twice_while_the_watches_lag(
             running(client) as controller,
             pestered(controller.queue, lambda: [each.metadata.key for each in controller.world.workspaces.all()]),
         ):
-            await from_creation_to_deletion(stages[::2], stages[1::2])
+            await from_creation_to_readiness(stages[::2], stages[1::2])
+            await eventually(lambda: runs.total() >= examples(500, 1000), timeout=PATIENCE)
+            await from_deletion_to_the_end(stages)
         assert between.repeated() == {}
         created = Counter(each.path for each in between.requests if each.method == "POST" and "events" not in each.path)
         assert created == {
@@ -96,4 +101,3 @@ async def test_nothing_is_written_twice_while_the_watches_lag(
         assert [
             str(each) for each in between.requests if each.write and each.status >= 400 and not overtaken(each)
         ] == []
-        assert runs.total() >= examples(500, 1000)
