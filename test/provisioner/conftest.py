@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -21,7 +21,9 @@ from hack.local.aks.model import Settings as CloudSettings
 from hack.local.aks.server import Emulator, running
 from hack.local.controlplane import ControlPlane
 from kube.client import Client
+from kube.clock import Clock
 from provisioner.azure import agentpools
+from provisioner.azure.agentpools import AgentPools
 from provisioner.loop import Loop
 from provisioner.settings import Settings
 from test.clock import LeapingClock
@@ -73,6 +75,7 @@ class Box:
     settings: Settings
     kubeconfig: str
     clock: LeapingClock = field(default_factory=LeapingClock)  # the provisioner's
+    cloud_clock: LeapingClock = field(default_factory=LeapingClock)  # the emulator's
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     loops: list[Loop] = field(default_factory=list)
 
@@ -82,19 +85,19 @@ class Box:
 
     # The provisioner
 
-    async def start(self, **changes: Any) -> None:
+    async def start(self, clock: Clock | None = None, **changes: Any) -> None:
         """Start a provisioner, as a new process would: nothing is carried over."""
         settings = Settings(**{**vars(self.settings), **changes})
-        self.tasks.append(asyncio.create_task(self._run(settings)))
+        self.tasks.append(asyncio.create_task(self._run(settings, clock or self.clock)))
         count = len(self.tasks)
         await eventually(lambda: len(self.loops) >= count and self.loops[-1].synced())
 
-    async def _run(self, settings: Settings) -> None:
+    async def _run(self, settings: Settings, clock: Clock) -> None:
         async with (
             await Client.connect(user_agent="provisioner", kubeconfig=self.kubeconfig) as client,
-            agentpools.connect(settings, clock=self.clock) as cloud,
+            agentpools.connect(settings, clock=clock) as cloud,
         ):
-            self.loops.append(Loop(client, cloud, settings, clock=self.clock))
+            self.loops.append(Loop(client, cloud, settings, clock=clock))
             await self.loops[-1].run()
 
     async def kill(self) -> None:
@@ -132,6 +135,11 @@ class Box:
 
     def delete(self, name: str) -> None:
         self.objects.delete_cluster_custom_object(*CLAIMS, name)
+
+    def touch(self, name: str) -> None:
+        """Change the claim, which has it looked at now and not when its time has come."""
+        patch = {"metadata": {"annotations": {"touched": uuid.uuid4().hex}}}
+        self.objects.patch_cluster_custom_object(*CLAIMS, name, patch)
 
     def condition(self, name: str, kind: str) -> dict[str, Any]:
         found = self.read(name) or {}
@@ -178,19 +186,26 @@ class Box:
         await self.emulator.admin.configure(powerSeconds=0)
         await (self.emulator.admin.stop_cluster() if power == "Stopped" else self.emulator.admin.start_cluster())
         for loop in self.loops:
-            loop._cloud._cluster = None  # type: ignore[attr-defined]  # the cloud is an AgentPools
+            cloud = cast(AgentPools, loop._cloud)
+            if cloud._asking is not None:  # its answer may be from before
+                await asyncio.wait({cloud._asking})
+            cloud._cluster = None
 
     async def foreign_pool(self, name: str, labels: dict[str, str] | None = None, **tags: str) -> None:
-        """Somebody else's PUT, without our client."""
-        url = f"{self.emulator.endpoint}{self.emulator.identity.path}/agentPools/{name}?api-version=2024-01-01"
-        properties = {"count": 1, "vmSize": SIZE, "mode": "User", "nodeLabels": labels or {}, "tags": tags}
-        async with aiohttp.ClientSession() as session, session.put(url, json={"properties": properties}) as response:
-            assert response.status == 201, await response.text()
+        """A pool that somebody else has made, while no provisioner runs that could take it away at once."""
+        await self.put_foreign_pool(name, labels, **tags)
 
         async def made() -> bool:
             return await self.pool_state(name) == "Succeeded"
 
         await eventually(made)
+
+    async def put_foreign_pool(self, name: str, labels: dict[str, str] | None = None, **tags: str) -> None:
+        """Somebody else's PUT, without our client."""
+        url = f"{self.emulator.endpoint}{self.emulator.identity.path}/agentPools/{name}?api-version=2024-01-01"
+        properties = {"count": 1, "vmSize": SIZE, "mode": "User", "nodeLabels": labels or {}, "tags": tags}
+        async with aiohttp.ClientSession() as session, session.put(url, json={"properties": properties}) as response:
+            assert response.status == 201, await response.text()
 
     # Nodes
 
@@ -260,7 +275,9 @@ class Box:
 @asynccontextmanager
 async def boxed(apiserver: ControlPlane, api: independent.ApiClient) -> AsyncIterator[Box]:
     # Tests list twenty-five times as often as production does, so the documented request rates are off by default.
-    async with running(CloudSettings(create_seconds=0.1, delete_seconds=0.1, throttle=False)) as emulator:
+    cloud_clock = LeapingClock()
+    given = CloudSettings(create_seconds=0.1, delete_seconds=0.1, throttle=False)
+    async with running(given, time=lambda: cloud_clock.now().timestamp()) as emulator:
         settings = Settings(
             subscription_id=emulator.identity.subscription,
             resource_group=emulator.identity.resource_group,
@@ -271,7 +288,7 @@ async def boxed(apiserver: ControlPlane, api: independent.ApiClient) -> AsyncIte
             identity="test",
             list_seconds=0.2,
         )
-        box = Box(emulator, api, settings, str(apiserver.kubeconfig))
+        box = Box(emulator, api, settings, str(apiserver.kubeconfig), cloud_clock=cloud_clock)
         try:
             yield box
         finally:
