@@ -2,6 +2,7 @@
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
@@ -93,7 +94,7 @@ async def test_a_node_that_is_not_ready_for_ten_minutes_is_replaced(box: Box) ->
 @pytest.mark.parametrize("reason", ["NodeDeleted", "Unhealthy"])
 async def test_a_claim_that_is_ended_says_why_for_as_long_as_it_exists(box: Box, reason: str) -> None:
     name, node = await box.ready()
-    await box.emulator.admin.configure(deleteSeconds=2)
+    await box.emulator.admin.configure(deleteSeconds=3600)
     if reason == "NodeDeleted":
         box.core.delete_node(node)
     else:
@@ -101,6 +102,9 @@ async def test_a_claim_that_is_ended_says_why_for_as_long_as_it_exists(box: Box,
         box.report(node, ready=False, since=_minutes_ago(11))
     condition = await box.becomes(name, "DisruptionReason", "True", reason)
     assert node in condition["message"]
+    await eventually(lambda: _is_deleting(box, name))
+    assert box.status_of(name, "DisruptionReason") == ("True", reason)
+    box.cloud_clock.leap(3600)
     await box.gone(name)
 
 
@@ -116,16 +120,15 @@ async def test_a_node_that_is_not_ready_for_a_while_is_left_alone(box: Box) -> N
     assert await box.pool_state(name) == "Succeeded"
 
 
-async def test_when_most_nodes_are_not_ready_none_is_replaced(box: Box) -> None:
+async def test_when_most_nodes_are_not_ready_none_is_replaced(runs: Counter[Key], box: Box) -> None:
     machines = [await box.ready() for _ in range(3)]
+    for _, node in machines[:2]:  # before any is due: the first to be seen would be the only one
+        await _unwell(box, node, since=_minutes_ago(0))
     box.clock.leap(11 * MINUTE)
-    for _, node in machines[:2]:
-        box.report(node, ready=False)
-    for _, node in machines[:2]:
-        box.report(node, ready=False, since=_minutes_ago(11))
-    blocked = machines[0][0]
-    await eventually(lambda: "NodeRepairBlocked" in {event.reason for event in box.events(blocked)})
-    assert all(box.read(name) is not None for name, _ in machines)
+    for name, _ in machines[:2]:
+        await _look(box, name, runs)
+        await eventually(partial(_blocked, box, name))
+    assert all(_lives(box, name) for name, _ in machines)
     assert all([await box.pool_state(name) == "Succeeded" for name, _ in machines])
 
 
@@ -218,13 +221,23 @@ def _known(box: Box, node: str) -> Node:
 
 
 async def _look(box: Box, name: str, runs: Counter[Key]) -> None:
-    """Two reconciles: the first may have begun before."""
-    await repeat(box.loops[-1].queue, [Key("", name)], runs, 2)
+    """Two reconciles: the first may have begun before. Whoever does not see its own writes yet would look at nothing."""
+    key, uid, consistency = Key("", name), (box.read(name) or {})["metadata"]["uid"], box.loops[-1]._consistency
+    await eventually(lambda: consistency.caught_up(key, uid))
+    await repeat(box.loops[-1].queue, [key], runs, 2)
 
 
 def _lives(box: Box, name: str) -> bool:
     claim = box.read(name)
     return claim is not None and "deletionTimestamp" not in claim["metadata"]
+
+
+def _blocked(box: Box, name: str) -> bool:
+    return "NodeRepairBlocked" in {event.reason for event in box.events(name)}
+
+
+async def _is_deleting(box: Box, name: str) -> bool:
+    return await box.pool_state(name) == "Deleting"
 
 
 async def _no_pool(box: Box, name: str) -> bool:
