@@ -15,6 +15,11 @@ from test.provisioner.conftest import Box
 NOW = datetime(2030, 1, 1, 0, 10, tzinfo=UTC)
 DISRUPTED = "karpenter.sh/disrupted"
 PROTECTED = {"karpenter.sh/do-not-disrupt": "true"}
+MINUTE = 60.0
+# A claim's grace period; a pod's; when no more than the pod's is left of the claim's, and when nothing is. All of them lie
+# minutes apart, since real time passes between them as well.
+HOUR = {"terminationGracePeriod": "1h"}
+POD_GRACE, POD_IS_DUE, ALL_IS_DUE = int(35 * MINUTE), 28 * MINUTE, 61 * MINUTE
 READY = {"type": "Ready", "status": "True", "lastTransitionTime": "2030-01-01T00:00:00Z"}
 
 
@@ -90,16 +95,16 @@ async def test_pods_leave_before_the_machine_does(box: Box, namespace: str) -> N
 
 
 async def test_a_disruption_budget_holds_the_drain_until_the_grace_period_ends(box: Box, namespace: str) -> None:
-    name, node = await box.ready(terminationGracePeriod="70s")
-    _pod(box, namespace, node, "guarded", grace=30)
+    name, node = await box.ready(**HOUR)
+    _pod(box, namespace, node, "guarded", grace=POD_GRACE)
     _forbid_evictions(box, namespace)
     box.delete(name)
     await eventually(lambda: "FailedDraining" in {event.reason for event in box.events(node)})
     assert not _leaving(box, namespace, "guarded")
-    box.clock.leap(50)
+    box.clock.leap(POD_IS_DUE)
     await eventually(lambda: _leaving(box, namespace, "guarded"))
     assert await box.pool_state(name) == "Succeeded"
-    box.clock.leap(25)
+    box.clock.leap(ALL_IS_DUE - POD_IS_DUE)
     await box.gone(name)
     assert await box.pool(name) is None
     await eventually(lambda: "Disrupted" in {event.reason for event in box.events("guarded")})
@@ -140,21 +145,22 @@ async def test_a_pod_that_may_not_be_disrupted_is_waited_for(box: Box, namespace
 
 
 async def test_the_grace_period_ends_also_for_a_pod_that_may_not_be_disrupted(box: Box, namespace: str) -> None:
-    name, node = await box.ready(terminationGracePeriod="70s")
-    _pod(box, namespace, node, "training", grace=30, annotations=PROTECTED)
+    name, node = await box.ready(**HOUR)
+    _pod(box, namespace, node, "training", grace=POD_GRACE, annotations=PROTECTED)
     box.delete(name)
     await box.becomes(name, "Drained", "Unknown", "Draining")
     assert not _leaving(box, namespace, "training")
-    box.clock.leap(50)
+    box.clock.leap(POD_IS_DUE)
+    box.touch(name)
     await eventually(lambda: _leaving(box, namespace, "training"))
     assert await box.pool_state(name) == "Succeeded"
-    box.clock.leap(25)
+    box.clock.leap(ALL_IS_DUE - POD_IS_DUE)
     await box.gone(name)
     assert await box.pool(name) is None
 
 
 async def test_nobody_waits_for_pods_on_an_unhealthy_node(box: Box, namespace: str) -> None:
-    name, node = await box.ready(terminationGracePeriod="1h")
+    name, node = await box.ready(**HOUR)
     _pod(box, namespace, node, "training", annotations=PROTECTED)
     box.clock.leap(11 * 60)
     box.report(node, ready=False, since=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
