@@ -41,12 +41,14 @@ async def test_c2_killed_before_anything_was_written(idle: Box) -> None:
 
 async def test_c3_c4_killed_between_the_finalizer_and_the_create(idle: Box) -> None:
     """The request is dropped before it is carried out, so the claim says "asked" and there is no pool."""
-    await idle.emulator.admin.fault("drop", on="PUT", after=False)
+    lost = await idle.emulator.admin.fault("drop", on="PUT", after=False, times=0)
     await idle.start()
     name = idle.claim()
-    await eventually(lambda: _asked(idle, name))
+    await eventually(lambda: idle.emulator.admin.log(pool=name, kind="PUT"))
+    assert _asked(idle, name)
     await idle.kill()
     assert await idle.pool(name) is None
+    await idle.emulator.admin.disarm(lost)
     await idle.start()
     await idle.joined(name)
     await idle.becomes(name, "Ready", "True")
@@ -100,12 +102,13 @@ async def test_c7_killed_while_the_pool_is_created(idle: Box) -> None:
 
 
 async def test_c8_the_create_failed_while_nobody_looked(idle: Box) -> None:
-    await idle.emulator.admin.configure(createSeconds=3)
+    await idle.emulator.admin.configure(createSeconds=3600)
     await idle.emulator.admin.fault("fail", "quota-family")
     await idle.start()
     name = idle.claim()
     await idle.becomes(name, "Launched", "Unknown", "Creating")
     await idle.kill()
+    idle.cloud_clock.leap(3600)
     await eventually(lambda: _in_state(idle, name, "Failed"))
     await idle.start()
     await idle.becomes(name, "Launched", "False", "QuotaExceeded")
@@ -329,7 +332,7 @@ async def test_killed_at_random_moments_a_session_ends_with_one_pool_per_claim(i
     await _pass(chance.uniform(0.0, 0.5))
     await idle.kill()
     await idle.start()
-    await idle.gone(names[0])
+    await idle.gone(names[0], timeout=120)  # what is left of the faults costs ten seconds each
     assert sorted((await idle.emulator.admin.state()).pools) == sorted(names[1:])
     log = await idle.emulator.admin.log()
     assert {entry.status for entry in log if entry.kind == "PUT" and entry.committed} <= {201, 0}
