@@ -4,7 +4,10 @@ Failures are in `refusal_test`, crashes in `crash_test`, draining in `drain_test
 """
 
 import time
+from datetime import UTC, datetime
 
+from provisioner.azure.agentpools import CLUSTER_AGE
+from test.clock import VirtualClock
 from test.expect import eventually
 from test.provisioner.conftest import GPU, SIZE, Box
 
@@ -88,8 +91,8 @@ async def test_a_claim_that_is_deleted_while_its_pool_is_created_leaves_nothing(
 
 
 async def test_a_claim_whose_node_never_joined_can_be_deleted(box: Box) -> None:
-    name = box.claim()
     await box.emulator.admin.fault("no-join", on="PUT")
+    name = box.claim()
     await eventually(lambda: box.pool_state(name))
     box.delete(name)
     await box.gone(name)
@@ -147,6 +150,7 @@ async def test_a_node_class_shapes_the_pool(box: Box) -> None:
 async def test_thirty_claims_at_once_need_one_request_each(idle: Box) -> None:
     box = idle
     await box.emulator.admin.configure(throttle=True)
+    began = time.monotonic()
     await box.start(list_seconds=5.0)
     names = [box.claim() for _ in range(30)]
 
@@ -158,29 +162,23 @@ async def test_thirty_claims_at_once_need_one_request_each(idle: Box) -> None:
     log = await box.emulator.admin.log()
     assert [entry.pool for entry in log if entry.kind == "PUT" and not entry.committed] == []
     assert sum(entry.kind == "PUT" for entry in log) == 30
-    assert sum(entry.kind == "CLUSTER" for entry in log) <= 3
+    assert sum(entry.kind == "CLUSTER" for entry in log) <= 1 + (time.monotonic() - began) / CLUSTER_AGE
     assert [entry.status for entry in log if entry.status == 429] == []
 
 
-async def test_create_request_and_readiness_follow_at_once(box: Box) -> None:
-    """The figures of the issue: claim → PUT ≤ 0.5 s; ready and GPUs there → claim Ready ≤ 1 s.
+async def test_create_request_and_readiness_follow_at_once(idle: Box) -> None:
+    """The figures of the issue: claim → PUT ≤ 0.5 s; ready and GPUs there → claim Ready ≤ 1 s, which takes no timer at all.
 
-    The best of five: a busy machine delays some of them, a timer of the provisioner's would delay all.
+    Of the provisioner's time, that is, which stands still here unless it is moved: how long a busy machine computes says
+    nothing, a timer of the provisioner's would wait for ever.
     """
-    measured = [await _delays(box) for _ in range(5)]
-    assert min(put for put, _ in measured) <= 0.5
-    assert min(ready for _, ready in measured) <= 1.0
-
-
-async def _delays(box: Box) -> tuple[float, float]:
-    """Seconds from a new claim to its PUT, and from its node being ready with GPUs to the claim's Ready."""
-    began = time.time()
-    name = box.claim()
-    await eventually(lambda: box.puts(name))
-    put = (await box.emulator.admin.log(pool=name, kind="PUT"))[0].time - began
-    node = await box.joined(name, gpus=False)
-    await box.becomes(name, "Registered", "True")
-    began = time.monotonic()
-    box.report(node)
-    await box.becomes(name, "Ready", "True")
-    return put, time.monotonic() - began
+    clock = VirtualClock(start=datetime.now(UTC))
+    await idle.start(clock)
+    await eventually(lambda: idle.emulator.admin.log(kind="LIST"))  # its first, which those for claims keep away from
+    name = idle.claim()
+    await clock.advance(0.5)
+    await eventually(lambda: idle.puts(name))
+    node = await idle.joined(name, gpus=False)
+    await idle.becomes(name, "Registered", "True")
+    idle.report(node)
+    await idle.becomes(name, "Ready", "True")
