@@ -25,13 +25,15 @@ async def between(idle: Box, apiserver: ControlPlane, tmp_path: Path) -> AsyncIt
 
 
 async def states_that_last(box: Box) -> list[Key]:
-    """Claims that are ready, whose node has not joined, and whose pool is still being made."""
+    """Claims that are ready, whose node has not joined, and whose pool is still being made, and that all say so."""
     ready, _ = await box.ready()
     without_node = box.claim()
-    await eventually(lambda: box.pool_state(without_node))
-    await box.emulator.admin.configure(createSeconds=600)
+    await eventually(
+        lambda: "waiting for its node to join" in box.condition(without_node, "Launched").get("message", "")
+    )
+    await box.emulator.admin.configure(createSeconds=3600)
     creating = box.claim()
-    await eventually(lambda: box.puts(creating))
+    await box.becomes(creating, "Launched", "Unknown", "Creating")
     return [Key("", name) for name in (ready, without_node, creating)]
 
 
