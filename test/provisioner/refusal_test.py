@@ -117,6 +117,7 @@ async def test_a_broken_machine_that_cannot_be_deleted_ends_the_claim_in_time(bo
     await eventually(lambda: box.emulator.admin.log(pool=name, kind="DELETE"))
     assert box.status_of(name, "Launched")[0] == "Unknown"
     box.clock.leap(2 * box.settings.launch_timeout)
+    box.touch(name)
     condition = await box.becomes(name, "Launched", "False", "LaunchTimeout")
     assert "the last obstacle" in condition["message"]
     assert await box.puts(name) == 1
