@@ -6,8 +6,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +27,20 @@ from test.provisioner.conftest import Box
 
 NAMESPACE, ACCOUNT = "kaito-system", "node-provisioner"
 START = 60.0  # seconds for a process to start on a busy machine, where importing alone may take twenty
-# A successor of a replica that gave nothing back waits for the lease to end: sooner here than in production.
-SHORT_LEASE = (
-    *("--leader-elect-lease-duration", "6", "--leader-elect-renew-deadline", "4"),
-    *("--leader-elect-retry-period", "0.8"),
-)
+
+
+def lease(duration: float, renew_deadline: float) -> tuple[str, ...]:
+    return (
+        *("--leader-elect-lease-duration", str(duration), "--leader-elect-renew-deadline", str(renew_deadline)),
+        *("--leader-elect-retry-period", "0.8"),
+    )
+
+
+# A successor of a replica that gave nothing back waits for the lease to end: sooner here than in production, and not so
+# soon that a busy machine keeps the leader from renewing it.
+SHORT_LEASE = lease(10, 8)
+# Whoever leads within a test's patience after another one has not waited for the end of this.
+LONG_LEASE = lease(120, 90)
 
 
 @dataclass
@@ -80,12 +89,32 @@ def roles(apiserver: ControlPlane, api: independent.ApiClient) -> str:
     return str(apiserver.kubeconfig_for(ACCOUNT, user, ["system:serviceaccounts", "system:authenticated"]))
 
 
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port that nobody else is given for as long as the block runs, and that a server which reuses addresses can have."""
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        yield reserved.getsockname()[1]
+
+
 @asynccontextmanager
 async def process(box: Box, kubeconfig: str, name: str = "one", *arguments: str) -> AsyncIterator[Process]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
+    with reserved_port() as port:
+        environment = _environment(box, kubeconfig, name, port)
+        handle = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "provisioner", *arguments, cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE
+        )
+        running = Process(handle, port)
+        try:
+            yield running
+        finally:
+            if handle.returncode is None:
+                await running.end(signal.SIGKILL)
+
+
+def _environment(box: Box, kubeconfig: str, name: str, port: int) -> dict[str, str]:
+    return {
         "PATH": os.environ["PATH"],
         "KUBECONFIG": kubeconfig,
         "ARM_SUBSCRIPTION_ID": box.settings.subscription_id,
@@ -99,15 +128,6 @@ async def process(box: Box, kubeconfig: str, name: str = "one", *arguments: str)
         "METRICS_PORT": str(port),
         "ADDRESS": "127.0.0.1",
     }
-    handle = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "provisioner", *arguments, cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE
-    )
-    running = Process(handle, port)
-    try:
-        yield running
-    finally:
-        if handle.returncode is None:
-            await running.end(signal.SIGKILL)
 
 
 def test_its_roles_hold_no_verb_that_the_client_does_not_have() -> None:
@@ -179,7 +199,10 @@ async def test_killed_the_hard_way_its_successor_goes_on(idle: Box, roles: str) 
 
 
 async def test_only_the_leader_works_and_hands_over_at_once_when_it_ends(idle: Box, roles: str) -> None:
-    async with process(idle, roles, "first") as first, process(idle, roles, "second") as second:
+    async with (
+        process(idle, roles, "first", *LONG_LEASE) as first,
+        process(idle, roles, "second", *LONG_LEASE) as second,
+    ):
         await eventually(first.ready, timeout=START)
         await eventually(second.ready, timeout=START)
         await idle.ready()
@@ -188,10 +211,9 @@ async def test_only_the_leader_works_and_hands_over_at_once_when_it_ends(idle: B
         worked = [text for text in (one, two) if 'kaito_arm_requests_total{code="200",verb="PUT"} 1.0' in text]
         assert len(worked) == 1
         leader, follower = (first, second) if worked[0] is one else (second, first)
-        predecessor, began = holder(idle.api), time.monotonic()
+        predecessor = holder(idle.api)
         leader.handle.send_signal(signal.SIGTERM)
         await eventually(lambda: holder(idle.api) not in ("", predecessor))
-        assert time.monotonic() - began < 10, "its lease would have run for 15 s"
         assert await leader.end() == 0
         await idle.ready()
         assert (await follower.get("/readyz"))[0] == 200
