@@ -157,7 +157,7 @@ async def test_an_evicted_machine_vanishes_and_another_one_comes_if_asked(machin
         await world.eventually(lambda: state(service, "ws1") == "Succeeded")
         service.cloud.evict("ws1", service.time(), again=True)
         service.changed()
-        await world.eventually(lambda: [name[-6:] for name in machines.there] == ["000001"])
+        await world.eventually(lambda: {name[-6:] for name in machines.names()} == {"000001"})
         service.cloud.evict("ws1", service.time(), again=False)
         service.changed()
         await world.eventually(lambda: not machines.there)
