@@ -16,7 +16,8 @@ from runtime.retry import Schedule
 from runtime.status import Reporter
 from runtime.training import checkpoint
 from runtime.training.checkpoint import MANIFEST, Remote, Store, run_id
-from test.runtime.registry import Registry, free_port, running, write_secret
+from test.expect import TIMEOUT
+from test.runtime.registry import Registry, running, write_secret
 
 SOON = Schedule(deadline=0.0)
 RUN = run_id(["org/tiny", "data"])
@@ -190,9 +191,8 @@ class TestRemote:
             assert all(registry.manifest("team/adapter", name) for name in ("1-checkpoint", *digests))
         assert kept.reporter.status.warnings == ()
 
-    def test_a_failed_push_while_training_goes_on_is_a_warning(self, tmp_path: Path) -> None:
-        nowhere = Remote(Reference.parse(f"127.0.0.1:{free_port()}/a/b:1"), ())
-        kept = store(tmp_path, nowhere)
+    def test_a_failed_push_while_training_goes_on_is_a_warning(self, nowhere: str, tmp_path: Path) -> None:
+        kept = store(tmp_path, Remote(Reference.parse(f"{nowhere}/a/b:1"), ()))
         save(kept, 3)
         latest = kept.latest()
         assert latest is not None
@@ -233,7 +233,7 @@ class TestRemote:
         latest = kept.latest()
         assert latest is not None
         kept.publish_meanwhile(latest, SOON)
-        assert pushing.wait(10)
+        assert pushing.wait(TIMEOUT)
         assert not kept.settle(0.01)
         assert not answered.is_set()  # and still settle has returned
         answered.set()
@@ -241,16 +241,18 @@ class TestRemote:
     def test_behind_a_push_that_hangs_the_last_one_is_not_kept_and_not_begun(
         self, remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        answered, begun = threading.Event(), []
+        answered, pushing, begun = threading.Event(), threading.Event(), []
 
         def hang(*_: object, annotations: dict[str, str], **__: object) -> Artifact:
             begun.append(annotations["sh.kaito.checkpoint.step"])
+            pushing.set()
             answered.wait()
             return Artifact()
 
         monkeypatch.setattr(checkpoint, "push", hang)
         kept = store(tmp_path, remote)
         kept.publish_meanwhile(kept.record(3, {}), SOON)
+        assert pushing.wait(TIMEOUT)
         assert not kept.keep(kept.record(4, {}), lambda: 0.01)
         assert begun == ["3"]
         answered.set()
@@ -265,15 +267,18 @@ class TestRemote:
         assert found is not None
         assert json.loads(json.dumps(found[1]))["annotations"]["sh.kaito.checkpoint.step"] == "4"
 
-    def test_a_last_one_that_the_registry_does_not_take_is_not_kept_and_says_why(self, tmp_path: Path) -> None:
-        kept = store(tmp_path, Remote(Reference.parse(f"127.0.0.1:{free_port()}/a/b:1"), ()))
+    def test_a_last_one_that_the_registry_does_not_take_is_not_kept_and_says_why(
+        self, nowhere: str, tmp_path: Path
+    ) -> None:
+        kept = store(tmp_path, Remote(Reference.parse(f"{nowhere}/a/b:1"), ()))
         left = iter([0.0, 0.0, 60.0])  # one attempt, and time to wait for what it says
         assert not kept.keep(kept.record(4, {}), lambda: next(left))
         assert [warning.code for warning in kept.reporter.status.warnings] == [Reason.REGISTRY_UNAVAILABLE]
 
-    def test_a_later_push_that_succeeds_takes_the_warning_back(self, registry: Registry, tmp_path: Path) -> None:
-        nowhere = Remote(Reference.parse(f"127.0.0.1:{free_port()}/a/b:1"), ())
-        kept = store(tmp_path, nowhere)
+    def test_a_later_push_that_succeeds_takes_the_warning_back(
+        self, registry: Registry, nowhere: str, tmp_path: Path
+    ) -> None:
+        kept = store(tmp_path, Remote(Reference.parse(f"{nowhere}/a/b:1"), ()))
         kept.reporter.warn("RowsTruncated", "3 rows were cut")
         for step in (3, 4):
             save(kept, step)

@@ -10,7 +10,7 @@ import pytest
 from runtime.contract import TunePlan
 from test import profile
 from test.runtime import tiny
-from test.runtime.registry import Registry, running
+from test.runtime.registry import Registry, nobody, running
 from test.runtime.tuning import CONFIG, Job
 
 
@@ -36,6 +36,13 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 def private_registry(tmp_path: Path) -> Iterator[Registry]:
     with running(tmp_path / "private-registry", password=True) as started:
         yield started
+
+
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """An address without a registry."""
+    with nobody() as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import pytest
 from runtime import contract, probe
 from runtime.contract import Phase, Reason, Status, Warning_
 from runtime.status import Reporter, StatusServer
-from test.runtime.registry import free_port
 
 
 @pytest.fixture
@@ -35,9 +34,9 @@ def test_yes_is_zero_and_no_is_one(server: StatusServer, monkeypatch: pytest.Mon
 
 
 def test_no_program_is_a_no_with_its_reason(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    nowhere: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    port = free_port()
+    port = nowhere.rpartition(":")[2]
     assert run(monkeypatch, "live", f"--port={port}") == 1
     assert f"no answer on port {port}" in capsys.readouterr().out
 

@@ -1,11 +1,13 @@
 """Pushing a folder to a real registry. What the image must look like to a kubelet is covered by pulling it with umoci."""
 
 import contextlib
+import itertools
 import json
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +19,7 @@ from runtime.oci.probe import Finding, Verdict
 from runtime.oci.reference import Reference
 from runtime.retry import Schedule
 from runtime.status import Reporter
-from test.runtime.registry import Registry, free_port, write_secret
+from test.runtime.registry import Registry, write_secret
 
 ONCE = Schedule(deadline=0.0)
 PATIENT = Schedule(deadline=30.0, first=0.05, longest=0.1)
@@ -114,8 +116,8 @@ def test_a_missing_secret_is_told_from_one_for_another_registry(
     assert "`other-secret` has no login for" in str(other)
 
 
-def test_no_answer_is_the_registrys_fault(folder: Path) -> None:
-    assert failure(folder, f"127.0.0.1:{free_port()}/team/adapter:1").reason == Reason.REGISTRY_UNAVAILABLE
+def test_no_answer_is_the_registrys_fault(folder: Path, nowhere: str) -> None:
+    assert failure(folder, f"{nowhere}/team/adapter:1").reason == Reason.REGISTRY_UNAVAILABLE
 
 
 @contextlib.contextmanager
@@ -125,22 +127,27 @@ def silent() -> Iterator[str]:
         yield f"127.0.0.1:{listening.getsockname()[1]}"
 
 
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second's silence is too long, and is ten looks: one look counts for no more where the machine stood still."""
+    seconds = itertools.count(0.0, 0.1)
+    monkeypatch.setattr(skopeo, "SILENT", 1.0)
+    monkeypatch.setattr(skopeo, "LOOK", 0.1)
+    monkeypatch.setattr(skopeo, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+
+
+@pytest.mark.usefixtures("hasty")
 def test_a_registry_that_falls_silent_does_not_hold_a_push_for_ever(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(skopeo, "SILENT", 1.0)
-    monkeypatch.setattr(skopeo, "LOOK", 0.1)
     monkeypatch.setattr(probe, "TIMEOUT", 1.0)
     with silent() as host, pytest.raises(Fault) as raised:
         send(folder, f"{host}/team/adapter:1", schedule=Schedule(2))
     assert (raised.value.exit, raised.value.reason) == (ExitCode.PUSH_FAILED, Reason.REGISTRY_UNAVAILABLE)
 
 
-def test_a_command_that_works_longer_than_a_silence_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(skopeo, "SILENT", 1.0)
-    monkeypatch.setattr(skopeo, "LOOK", 0.1)
+@pytest.mark.usefixtures("hasty")
+def test_a_command_that_works_longer_than_a_silence_is_left_alone(tmp_path: Path) -> None:
     working = "while ((SECONDS < 3)); do printf %01000d 0 >/dev/null; done; echo done"
     assert skopeo.run(["bash", "-c", working], tmp_path) == "done\n"
     with pytest.raises(skopeo.CommandFailed, match="sleep has read and written next to nothing for 1 s"):
@@ -192,10 +199,10 @@ def test_the_program_prints_the_digest_and_reports_the_artifact(
     assert capsys.readouterr().out.strip() == f"{registry.host}/team/adapter@{status.artifact.digest}"
 
 
-def test_the_program_ends_with_73_after_its_deadline(folder: Path, tmp_path: Path) -> None:
+def test_the_program_ends_with_73_after_its_deadline(folder: Path, nowhere: str, tmp_path: Path) -> None:
     report = tmp_path / "termination-log"
     report.touch()
-    arguments = [str(folder), f"127.0.0.1:{free_port()}/a/b:1", "--deadline", "0", "--port", "0"]
+    arguments = [str(folder), f"{nowhere}/a/b:1", "--deadline", "0", "--port", "0"]
     assert push.main([*arguments, "--termination-log", str(report)]) == ExitCode.PUSH_FAILED
     assert json.loads(report.read_text())["reason"] == "RegistryUnavailable"
 

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -16,6 +17,10 @@ from pathlib import Path
 
 USER, PASSWORD = "tuner", "right-password"
 _HTPASSWD = f"{USER}:$2y$04$abcdefghijklmnopqrstuuS80hwFD6gSIL20SCUGvmL7S939BjOHW\n"  # bcrypt of PASSWORD
+
+# Below those that the kernel gives to whoever asks for any, or any connection of another process may take one between
+# our look and its use; and not those from which the other tests take theirs (hack/local/controlplane.py).
+_PORTS = range(30_000, 32_768)
 
 _CONFIG = """\
 version: 0.1
@@ -54,10 +59,20 @@ class Registry:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of loopback for a server that has to be told one."""
+    for port in random.sample(_PORTS, len(_PORTS)):
+        with contextlib.suppress(OSError), socket.socket() as look:
+            look.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port of loopback is free")
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[str]:
+    """An address at which every connection is refused: the port is held, so that no other process listens on it."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{holder.getsockname()[1]}"
 
 
 @contextlib.contextmanager
