@@ -1,17 +1,21 @@
 """The controller ends at any moment and another begins: same claims, same Job, nothing twice, nothing lost."""
 
 import asyncio
-import time
 from collections.abc import Callable
-from functools import partial
+from pathlib import Path
 
 import pytest
 
+from controller.claims import claim_name
+from hack.local.controlplane import ControlPlane
+from kube.api.nodeclaim import NODE_CLAIMS
 from kube.api.workspace import WORKSPACES
 from kube.client import Client
 from kube.meta import Key
+from test.clock import VirtualClock
 from test.controller.stage import TUNING, Stage, pushed, running
 from test.expect import eventually
+from test.kube.gateway import gateway
 
 
 @pytest.mark.parametrize("instant", [0.0, 0.004, 0.01, 0.02, 0.04])
@@ -79,19 +83,20 @@ async def test_a_cache_that_lags_behind_our_own_write_makes_no_second_claim(clie
         assert len(stage.claims()) == 1
 
 
-async def test_a_claim_is_created_within_a_tenth_of_a_second_of_the_post(client: Client, stage: Stage) -> None:
-    """Issue 3's figure: from the answer to the POST until the claim has come back through the watch; the best of five,
-    since the machine may be busy with other things."""
-    took, trips = [], []
-    async with running(client) as controller:
+async def test_between_a_workspace_and_its_claim_are_three_requests_and_no_time(
+    apiserver: ControlPlane, stage: Stage, tmp_path: Path
+) -> None:
+    """Issue 3's tenth of a second, as far as it is ours: by our clock, which stands still, nothing is waited for. How long
+    three requests take is the machine's business; the demo measures it.
+    """
+    async with (
+        gateway(apiserver.kubeconfig, tmp_path) as (between, kubeconfig),
+        await Client.connect(user_agent="controller", kubeconfig=kubeconfig) as client,
+        running(client, clock=VirtualClock()) as controller,
+    ):
         await eventually(controller.synced)
-        for number in range(5):
-            await asyncio.to_thread(stage.create, {**TUNING, "metadata": {"name": f"quick-{number}"}})
-            started = time.perf_counter()
-            claimed = partial(controller.world.claims.by_index, "workspace", f"{stage.namespace}/{stage.name}")
-            await eventually(claimed, longest_pause=0.002)
-            took.append(time.perf_counter() - started)
-            started = time.perf_counter()
-            await client.get(WORKSPACES, Key(stage.namespace, stage.name))
-            trips.append(time.perf_counter() - started)
-    assert min(took) <= max(0.1, 20 * min(trips)), (took, trips)  # a machine where one look takes 5 ms is another one
+        uid = stage.create(TUNING)["metadata"]["uid"]
+        await eventually(lambda: controller.world.claims.get(Key("", claim_name(uid, 0, 0))))
+        path = WORKSPACES.path(stage.namespace, stage.name)
+        asked = [(each.method, each.path) for each in between.requests if each.write or each.path == path]
+        assert asked[:3] == [("PATCH", path), ("GET", path), ("POST", NODE_CLAIMS.path())]
