@@ -70,6 +70,8 @@ class Workers(Generic[K]):
                 self._queue.done(key)
 
     async def _result(self, key: K) -> str:
+            # Neither a queue that holds keys nor a reconcile that finds nothing to do suspends: let others have a turn.
+            await asyncio.sleep(0)
         """Reconcile and say how that went, as a label of `controller_runtime_reconcile_total`."""
         try:
             again = await self._reconcile(key)

@@ -175,6 +175,25 @@ async def test_one_bad_key_stops_neither_its_worker_nor_the_others(clock: Virtua
 
 async def test_cancelled_workers_give_their_keys_back(clock: VirtualClock) -> None:
     async def reconcile(key: str) -> None:
+async def test_loop_gets_a_turn_after_every_few_keys_though_no_reconcile_suspends(clock: VirtualClock) -> None:
+    """As after a takeover, when thousands of objects turn out to be as they should be: lease and probes go on."""
+    finished: list[str] = []
+    at_once: list[int] = []
+
+    async def reconcile(key: str) -> None:
+        finished.append(key)
+
+    bench = Bench(clock, reconcile, count=3)
+    for number in range(1000):
+        bench.queue.add(f"key-{number}")
+    async with working(bench):
+        while len(finished) < 1000:
+            before = len(finished)
+            await asyncio.sleep(0)
+            at_once.append(len(finished) - before)
+    assert max(at_once) == 3, "one key for each worker"
+
+
         await clock.sleep(1000)
 
     bench = Bench(clock, reconcile)
