@@ -8,9 +8,19 @@ from collections.abc import Callable, Hashable
 from typing import Any, Generic, Protocol, TypeVar
 
 from kube.clock import Clock, SystemClock
+from kube.errors import ApiError
 
 K = TypeVar("K", bound=Hashable)
 KeyT = TypeVar("KeyT", bound=Hashable, contravariant=True)
+
+# The longest Retry-After that is believed.
+LONGEST_RETRY_AFTER = 60.0
+
+
+def asked_to_wait(error: Exception) -> float:
+    """Seconds that the API server asked for by Retry-After, as far as that is believed; 0 where it asked for nothing."""
+    seconds = error.retry_after if isinstance(error, ApiError) else None
+    return min(seconds or 0.0, LONGEST_RETRY_AFTER)
 
 
 class Backoff(Protocol[KeyT]):

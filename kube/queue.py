@@ -102,9 +102,9 @@ class WorkQueue(Generic[K]):
         heapq.heappush(self._delays, (due, self._order, key))
         self._set_timer()
 
-    def retry(self, key: K) -> None:
-        """Add `key` after the delay that its failures have earned."""
-        self.add_after(key, self._backoff.when(key))
+    def retry(self, key: K, at_least: float = 0.0) -> None:
+        """Add `key` after the delay that its failures have earned, or `at_least` after so many seconds."""
+        self.add_after(key, max(self._backoff.when(key), at_least))
 
     def forget(self, key: K) -> None:
         """`key` succeeded: its next failure is its first. Does not replace `done`."""

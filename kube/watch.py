@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from kube import errors, metrics
-from kube.backoff import ExponentialBackoff
+from kube.backoff import ExponentialBackoff, asked_to_wait
 from kube.client import Client, status_error
 from kube.clock import Clock, SystemClock
 from kube.codec import Frame, Page, Status, codec
@@ -53,8 +53,6 @@ PROBE_AGAIN_SECONDS = 60.0
 # A watch that lived this long breaks for a reason of its own: something between us and the server cuts what is quiet.
 # Asked again at once, with a probe each minute, that is still less than 0.06 requests per second.
 STEADY_SECONDS = 35.0
-# The longest Retry-After that is believed.
-LONGEST_WAIT = 60.0
 # The loop gets a turn after this many events; 64 take about a millisecond.
 TURN = 64
 
@@ -202,9 +200,7 @@ class Reflector(Generic[T]):
     def _seconds(self, error: Exception) -> float:
         if isinstance(error, errors.Forbidden):
             return self._backoff.longest()  # a role does not come by itself within seconds
-        seconds = self._backoff.next()
-        asked = getattr(error, "retry_after", None)
-        return seconds if asked is None else max(seconds, min(asked, LONGEST_WAIT))
+        return max(self._backoff.next(), asked_to_wait(error))
 
     async def _begin(self) -> State[T]:
         if not self._watch_list or self._list_next:

@@ -7,7 +7,8 @@ reconcile does.
     returned a timedelta  it runs again after that long
     Conflict, NotFound    somebody was faster than our cache: soon again, and news to nobody unless it goes on
     NotLeading            the process is ending; the successor does it
-    anything else         logged, and again after a delay that grows with each failure
+    anything else         logged, and again after a delay that grows with each failure, and that is not shorter than
+                          what the API server asked for
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from datetime import timedelta
 from typing import Generic, TypeVar
 
+from kube.backoff import asked_to_wait
 from kube.clock import Clock, SystemClock
 from kube.errors import Conflict, KubeError, NotFound, NotLeading
 from kube.log import bound
@@ -68,10 +70,10 @@ class Workers(Generic[K]):
             finally:
                 self.metrics.active -= 1
                 self._queue.done(key)
-
-    async def _result(self, key: K) -> str:
             # Neither a queue that holds keys nor a reconcile that finds nothing to do suspends: let others have a turn.
             await asyncio.sleep(0)
+
+    async def _result(self, key: K) -> str:
         """Reconcile and say how that went, as a label of `controller_runtime_reconcile_total`."""
         try:
             again = await self._reconcile(key)
@@ -84,7 +86,7 @@ class Workers(Generic[K]):
             return "error"
         except KubeError as error:  # says all there is to say; the API server may be away, and there may be many keys
             log.warning("Reconciling failed: %s", error)
-            self._queue.retry(key)
+            self._queue.retry(key, at_least=asked_to_wait(error))
             return "error"
         except Exception:
             log.exception("Reconciling failed")

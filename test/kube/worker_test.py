@@ -111,6 +111,9 @@ OUTCOMES: list[tuple[Any, str, list[float], int]] = [
     (errors.NotFound(404, "NotFound", "gone"), "requeue", [0.005, 0.015, 0.035], 4),
     (errors.NotLeading("not sent"), "requeue", [0.005, 0.015, 0.035], 4),
     (errors.ServerError(500, "", "trouble"), "error", [0.005, 0.015, 0.035], 4),
+    (errors.TooManyRequests(429, "", "busy", retry_after=20), "error", [20.0, 40.0], 3),
+    (errors.TooManyRequests(429, "", "busy", retry_after=0.015), "error", [0.015, 0.03, 0.05], 4),
+    (errors.ServerError(503, "", "nonsense", retry_after=1e9), "error", [60.0, 120.0], 3),
     (ValueError("a mistake"), "error", [0.005, 0.015, 0.035], 4),
 ]
 
