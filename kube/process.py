@@ -49,12 +49,19 @@ def run(settings: ProcessSettings, connect: Connect) -> int:
     except* LeadershipLost:
         failure = "Leadership was lost; ending, so that nothing is written beside the new leader"
     except* KubeError as group:
-        failure = f"The API server cannot be used: {group.exceptions[0]}"
+        failure = f"The API server cannot be used: {_leaf(group)}"
     except* Refused as group:
-        failure = str(group.exceptions[0])
+        failure = str(_leaf(group))
     if failure:
         logger.error("Ending: %s", failure)
     return 1 if failure else 0
+
+
+def _leaf(error: BaseException) -> BaseException:
+    """The first failure inside of groups of groups: each TaskGroup on its way has wrapped it once more."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _until_signalled(work: Coroutine[Any, Any, None]) -> None:
