@@ -169,7 +169,7 @@ class EventRecorder:
                 ended = now - series.last_seen >= FINISH_SECONDS
                 if series.count > series.written_count and (ended or now - series.written_at >= REFRESH_SECONDS):
                     await self._write(cause, series)
-                if ended:
+                if ended and series.count == series.written_count:  # nothing was added while it was written
                     self._series.pop(cause, None)
 
     async def _write(self, cause: _Cause, series: _Series) -> None:

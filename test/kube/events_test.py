@@ -24,6 +24,8 @@ class Desk:
 
     def __init__(self) -> None:
         self.failures: list[Exception] = []
+        self.open = asyncio.Event()  # patches wait until it is
+        self.open.set()
         self.requests = 0
         self.events: dict[Key, dict[str, Any]] = {}
 
@@ -32,6 +34,7 @@ class Desk:
         self.events[Key(body["metadata"]["namespace"], body["metadata"]["name"])] = dict(body)
 
     async def merge_patch(self, _: object, key: Key, patch: dict[str, Any]) -> None:
+        await self.open.wait()
         self._fail()
         if key not in self.events:
             raise errors.NotFound(404, "NotFound", "expired")
@@ -95,6 +98,23 @@ async def test_long_series_is_refreshed_every_half_hour(
     assert len(desk.events) == 1
     assert desk.requests == 2 + 40 * 300 // 1860
     assert desk.counts()[0] >= 37
+
+
+async def test_repetition_that_comes_while_the_end_of_its_series_is_written_counts(
+    recorder: EventRecorder, desk: Desk, clock: VirtualClock
+) -> None:
+    for _ in range(3):
+        say(recorder)
+    await clock.settle()
+    desk.open.clear()
+    await clock.advance(6 * 60 + 60)
+    say(recorder)
+    await clock.settle()
+    desk.open.set()
+    await clock.settle()
+    assert desk.counts() == [3]
+    await clock.advance(6 * 60 + 60)
+    assert desk.counts() == [4]
 
 
 async def test_different_notes_are_different_events(recorder: EventRecorder, desk: Desk, clock: VirtualClock) -> None:
@@ -274,6 +294,21 @@ async def test_absent_server_is_tried_for_two_minutes(recorder: EventRecorder, d
     await clock.advance(12 * 12.5)
     assert [event["note"] for event in desk.events.values()] == ["No quota", "delivered"]
     assert recorder.dropped == 1
+
+
+async def test_tries_are_spread_so_that_not_all_controllers_come_back_at_once(
+    recorder: EventRecorder, desk: Desk, clock: VirtualClock
+) -> None:
+    desk.failures = [errors.ConnectionFailed("refused")] * 11
+    say(recorder)
+    waits = []
+    await clock.settle()
+    while desk.failures:
+        begin, tried = clock.monotonic(), desk.requests
+        while desk.requests == tried:  # the recorder also wakes up for its series
+            await clock.advance(clock.next_due())
+        waits.append(clock.monotonic() - begin)
+    assert 10 <= min(waits) < max(waits) <= 12.5
 
 
 async def test_refusal_is_final(recorder: EventRecorder, desk: Desk, clock: VirtualClock) -> None:
