@@ -301,13 +301,15 @@ async def test_depth_in_the_metrics_is_what_waits_for_a_worker(queue: WorkQueue[
 
 
 async def test_failures_of_all_keys_together_are_slowed_down(queue: WorkQueue[int], clock: VirtualClock) -> None:
-    for key in range(150):
+    for key in range(1000):
         queue.retry(key)
     await clock.advance(0.005)
     assert len(queue) == 100, "at once after the usual 5 ms"
     await clock.advance(1)
     assert len(queue) == 110, "and then ten in a second"
 
+    await clock.advance(79)
+    assert len(queue) == 900, "however many they are"
 
 async def test_many_delays_need_one_timer(queue: WorkQueue[str], clock: VirtualClock) -> None:
     for number in range(100):
