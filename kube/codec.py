@@ -1,19 +1,22 @@
 """JSON of the API server to frozen structs, and back.
 
-One decoder per kind, made once. A field whose shape surprises us must not cost the object: the second, slow way keeps
-everything that still makes sense, falls back to the field's default for the rest, counts it and says so in the log.
+One decoder per kind, made once. A field whose shape surprises us must not cost the object, nor an item its list: the
+second, slow way keeps everything that still makes sense, leaves out odd items, falls back to the field's default for the
+rest, counts it and says so in the log. What has no name is no object.
 Refuses to know what an object means; `kube.client` and `kube.watch` are the callers.
 """
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from types import UnionType
+from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from prometheus_client.core import Metric
 
 from kube import metrics
+from kube.delta import EventType
 from kube.meta import Object, Resource, Wire
 
 log = logging.getLogger(__name__)
@@ -24,6 +27,8 @@ F = TypeVar("F")
 R = TypeVar("R")
 
 encode = msgspec.json.Encoder().encode
+# The types of watch lines that carry an object of the watched kind.
+CHANGES = frozenset(str(each) for each in EventType)
 # The API server accepts JSON nested up to Go's limit, ten times deeper than Python's own, which msgspec obeys.
 DEEPEST = 10_000
 
@@ -83,7 +88,7 @@ class Codec(Generic[T]):
 
     def object(self, body: bytes | msgspec.Raw) -> T:
         try:
-            return self._object.decode(body)
+            return self._named(self._object.decode(body))
         except msgspec.ValidationError as error:
             return self._salvage(body, error)
         except RecursionError:
@@ -91,18 +96,21 @@ class Codec(Generic[T]):
 
     def page(self, body: bytes) -> Page[T]:
         try:
-            return self._page.decode(body)
+            page: Page[T] = self._page.decode(body)
         except msgspec.ValidationError:
             raw = msgspec.json.decode(body, type=_RawPage)
             return Page(raw.metadata, tuple(self.object(item) for item in raw.items))
         except RecursionError:
             return deep(self.page, body)
+        for item in page.items:
+            self._named(item)
+        return page
 
     def frame(self, line: bytes) -> Frame[T] | Frame[Bookmark] | Frame[Status]:
         """One watch line: an event, a bookmark, or the error that ends the stream. A blank line is a frame of no type."""
         try:
             frame: Frame[T] = self._frame.decode(line)
-            if frame.type in ("ADDED", "MODIFIED", "DELETED"):
+            if frame.type in CHANGES and frame.object.metadata.name:
                 return frame
         except RecursionError:
             return deep(self.frame, line)
@@ -111,11 +119,11 @@ class Codec(Generic[T]):
             if not line.strip():
                 return Frame("", Bookmark())
         raw = msgspec.json.decode(line, type=_RawFrame)
+        if raw.type in CHANGES:
+            return Frame(raw.type, self.object(raw.object))
         if raw.type == "ERROR":
             return Frame(raw.type, msgspec.json.decode(raw.object, type=Status))
-        if raw.type == "BOOKMARK":
-            return Frame(raw.type, msgspec.json.decode(raw.object, type=Bookmark))
-        return Frame(raw.type, self.object(raw.object))
+        return Frame(raw.type, msgspec.json.decode(raw.object, type=Bookmark))
 
     def collect(self) -> Iterator[Metric]:
         series = {"watch_decode_errors": ("Objects with a field of unexpected shape.", float(self.salvaged))}
@@ -124,10 +132,13 @@ class Codec(Generic[T]):
     def _salvage(self, body: bytes | msgspec.Raw, error: msgspec.ValidationError) -> T:
         self.salvaged += 1
         log.warning("Decoding %s found a field of unexpected shape: %s", self._resource.kind, error)
-        salvaged = lenient(self._resource.type, msgspec.json.decode(body))
-        if not isinstance(salvaged, self._resource.type) or not salvaged.metadata.name:
-            raise ValueError(f"no {self._resource.kind} can be read from what the API server sent") from error
-        return salvaged
+        return self._named(lenient(self._resource.type, msgspec.json.decode(body)))
+
+    def _named(self, item: Any) -> T:
+        """`item`, if it is one: without a name it would be kept under a key that no object has."""
+        if not isinstance(item, self._resource.type) or not item.metadata.name:
+            raise ValueError(f"no {self._resource.kind} can be read from what the API server sent")
+        return item
 
 
 def deep(decode: Callable[[Any], R], text: Any) -> R:
@@ -146,22 +157,44 @@ def deep(decode: Callable[[Any], R], text: Any) -> R:
 
 
 def lenient(shape: Any, value: Any) -> Any:
-    """Convert `value`, leaving struct fields that do not fit at their defaults; `msgspec.UNSET` where nothing fits."""
+    """Convert `value` without the fields and items in it that do not fit; `msgspec.UNSET` where nothing does."""
     try:
         return msgspec.convert(value, shape, strict=False)
     except msgspec.ValidationError:
-        if not (isinstance(shape, type) and issubclass(shape, msgspec.Struct) and isinstance(value, dict)):
-            return msgspec.UNSET
-    kept = {}
-    for field in msgspec.structs.fields(shape):
-        if field.encode_name in value:
-            converted = lenient(field.type, value[field.encode_name])
-            if converted is not msgspec.UNSET:
-                kept[field.name] = converted
+        return _parts(shape, value)
+
+
+def _parts(shape: Any, value: Any) -> Any:
+    """What fits of a `value` that does not fit as a whole."""
+    origin, inner = get_origin(shape), get_args(shape)
+    if origin is Annotated:
+        return lenient(inner[0], value)
+    if origin in (Union, UnionType):
+        return next(_fitting(lenient(each, value) for each in inner), msgspec.UNSET)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_fitting(lenient(inner[0], item) for item in value))
+    if not isinstance(value, dict):
+        return msgspec.UNSET
+    if origin is Mapping:
+        converted = {name: lenient(inner[1], item) for name, item in value.items()}
+        return {name: item for name, item in converted.items() if item is not msgspec.UNSET}
+    if isinstance(shape, type) and issubclass(shape, msgspec.Struct):
+        return _struct(shape, value)
+    return msgspec.UNSET
+
+
+def _struct(shape: type[msgspec.Struct], value: dict[str, Any]) -> Any:
+    """A struct whose fields that do not fit are at their defaults; UNSET where one of them has none."""
+    known = {field.name: field for field in msgspec.structs.fields(shape) if field.encode_name in value}
+    converted = {name: lenient(field.type, value[field.encode_name]) for name, field in known.items()}
     try:
-        return shape(**kept)
+        return shape(**{name: item for name, item in converted.items() if item is not msgspec.UNSET})
     except TypeError:  # a required field was lost
         return msgspec.UNSET
+
+
+def _fitting(items: Iterator[Any]) -> Iterator[Any]:
+    return (item for item in items if item is not msgspec.UNSET)
 
 
 _codecs: dict[Resource[Any], Codec[Any]] = {}

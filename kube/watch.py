@@ -25,8 +25,8 @@ from kube import errors, metrics
 from kube.backoff import ExponentialBackoff, asked_to_wait
 from kube.client import Client, status_error
 from kube.clock import Clock, SystemClock
-from kube.codec import Frame, Page, Status, codec
-from kube.delta import DELETED, MODIFIED, Event, EventType, changes, differences
+from kube.codec import CHANGES, Frame, Page, Status, codec
+from kube.delta import DELETED, MODIFIED, Event, changes, differences
 from kube.garbage import GARBAGE
 from kube.meta import Object, Resource, older
 from kube.store import Store
@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Object)
 
-CHANGES = frozenset(str(each) for each in EventType)
 BOOKMARK = "BOOKMARK"
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 # The server ends each watch after a random time in this range, client-go's, so that watches do not end all at once.

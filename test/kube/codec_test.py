@@ -2,12 +2,15 @@
 
 import sys
 import threading
+from collections.abc import Mapping
+from typing import Annotated
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kube.api.workload import PODS, Pod
+from kube.api.workload import NODES, PODS, Pod
 from kube.codec import DEEPEST, Codec, codec, lenient
 from kube.meta import Key, Object, Resource, Wire
 
@@ -60,6 +63,9 @@ class Inner(Wire, frozen=True, kw_only=True):
 class Outer(Object, frozen=True, kw_only=True):
     inner: Inner = Inner()
     text: str = ""
+    several: tuple[Inner, ...] = ()
+    counts: Mapping[str, int] = {}
+    maybe: Annotated[Inner | None, msgspec.Meta(description="As the kinds say it.")] = None
 
 
 OUTERS = Resource(Outer, "example.test", "v1", "outers", "Outer")
@@ -92,3 +98,43 @@ def test_salvaged_objects_are_counted_and_nameless_ones_are_none() -> None:
     assert outers.salvaged == 2
     with pytest.raises(ValueError, match="no Outer can be read"):
         outers.object(b'{"metadata": "surprise"}')
+
+
+@given(items=st.lists(JSON))
+def test_item_of_any_shape_costs_at_most_itself(items: list[object]) -> None:
+    found = lenient(Outer, {"inner": {"words": items}, "counts": {str(at): item for at, item in enumerate(items)}})
+    assert found.inner.words == tuple(item for item in items if isinstance(item, str))
+    for at, item in enumerate(items):
+        if isinstance(item, int) and not isinstance(item, bool) and abs(item) < 2**63:
+            assert found.counts[str(at)] == item
+        elif isinstance(item, list | dict):
+            assert str(at) not in found.counts
+
+
+def test_what_fits_is_kept_within_lists_and_within_what_may_be_absent() -> None:
+    found = lenient(
+        Outer, {"several": [{"count": 1}, "odd", {"count": "many", "words": ["w"]}], "maybe": {"count": []}}
+    )
+    assert found.several == (Inner(count=1), Inner(words=("w",)))
+    assert found.maybe == Inner()
+    assert lenient(Outer, {"several": {"count": 1}, "counts": [1], "maybe": "odd"}) == Outer()
+
+
+def test_node_with_one_odd_condition_is_as_ready_as_the_others_say() -> None:
+    conditions = b'[{"type": "Ready", "status": "True"}, {"status": "True"}, 7]'
+    node = codec(NODES).object(b'{"metadata": {"name": "n"}, "status": {"conditions": %s}}' % conditions)
+    assert node.ready
+    assert [condition.type for condition in node.status.conditions] == ["Ready"]
+
+
+@pytest.mark.parametrize("nameless", [b"{}", b'{"metadata": {}}', b'{"metadata": {"name": "", "uid": "u"}}'])
+@pytest.mark.parametrize("called", [b"ADDED", b"MODIFIED", b"DELETED"])
+def test_event_about_nothing_is_no_event(called: bytes, nameless: bytes) -> None:
+    with pytest.raises(ValueError, match="no Pod can be read"):
+        codec(PODS).frame(b'{"type": "%s", "object": %s}' % (called, nameless))
+    assert codec(PODS).frame(b'{"type": "FUTURE", "object": %s}' % nameless).type == "FUTURE"
+
+
+def test_page_with_a_nameless_item_is_no_page() -> None:
+    with pytest.raises(ValueError, match="no Pod can be read"):
+        codec(PODS).page(b'{"metadata": {"resourceVersion": "9"}, "items": [{"metadata": {"name": "a"}}, {}]}')
