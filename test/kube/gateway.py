@@ -11,7 +11,7 @@ import hashlib
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,8 @@ import aiohttp
 import yaml
 from aiohttp import web
 
-from test.expect import eventually
+from kube.clock import Clock, SystemClock
+from test.expect import LONGEST_PAUSE, eventually
 
 FORWARDED = ("Content-Type", "Accept", "Accept-Encoding", "User-Agent")
 KEPT = ("Content-Type", "Retry-After")
@@ -63,14 +64,15 @@ class Gateway:
 
     upstream: str
     context: ssl.SSLContext
+    clock: Clock  # for the moments of requests
     lag: Callable[[str], float] = lambda path: 0.0  # seconds that everything comes late that a watch of `path` says
     down: bool = False  # requests are written down and the connection dies
     requests: list[Request] = field(default_factory=list)
     unanswered: int = 0  # requests under way, neither watches nor about the Lease
-    answered_at: float = 0.0  # the last of those that have had their answer
+    answered: int = 0  # those that have had their answer
 
     @classmethod
-    def before(cls, kubeconfig: Path, folder: Path) -> "Gateway":
+    def before(cls, kubeconfig: Path, folder: Path, clock: Clock) -> "Gateway":
         """A gateway before the server of a kubeconfig, acting as its user. Keeps the user's key in `folder`."""
         config = yaml.safe_load(kubeconfig.read_text())
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
@@ -78,7 +80,7 @@ class Gateway:
         certificate = folder / "gateway.pem"
         certificate.write_text(_decoded(user["client-certificate-data"]) + _decoded(user["client-key-data"]))
         context.load_cert_chain(certificate)
-        return cls(cluster["server"], context)
+        return cls(cluster["server"], context, clock)
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -136,17 +138,25 @@ class Gateway:
         return {f"{method} {path}": count for (method, path, _), count in counts.items() if count > 1}
 
     async def quiet(self) -> float:
-        """Wait until nobody has asked for anything for a second, nor waits for an answer. Return that moment."""
-        await eventually(lambda: self.unanswered == 0 and time.monotonic() - max(self._moments()) > 1)
-        return time.monotonic()
+        """Wait until nobody has asked for anything for a second, nor waits for an answer. Return that moment.
 
-    def _moments(self) -> Iterable[float]:
-        yield self.answered_at
-        yield from (each.moment for each in self.requests if not each.about_lease)
+        A second of looks, between which the loop turns: one in which the machine stood still was no quiet one.
+        """
+        before, looks = (-1, -1), 0
+
+        def quiet() -> bool:
+            nonlocal before, looks
+            now = len([each for each in self.requests if not each.about_lease]), self.answered
+            looks = looks + 1 if now == before and not self.unanswered else 0
+            before = now
+            return looks >= 1 / LONGEST_PAUSE
+
+        await eventually(quiet)
+        return self.clock.monotonic()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         watch = request.query.get("watch") == "1"
-        noted = Request(time.monotonic(), request.method, request.path, request.query_string, watch)
+        noted = Request(self.clock.monotonic(), request.method, request.path, request.query_string, watch)
         self.requests.append(noted)
         counted = not watch and not noted.about_lease
         self.unanswered += counted
@@ -154,7 +164,7 @@ class Gateway:
             return await self._answer(request, noted)
         finally:
             self.unanswered -= counted
-            self.answered_at = time.monotonic() if counted else self.answered_at
+            self.answered += counted
 
     async def _answer(self, request: web.Request, noted: Request) -> web.StreamResponse:
         noted.body = await request.read()
@@ -220,7 +230,7 @@ def _decoded(text: str) -> str:
 
 
 @asynccontextmanager
-async def gateway(kubeconfig: Path, folder: Path) -> AsyncIterator[tuple[Gateway, str]]:
+async def gateway(kubeconfig: Path, folder: Path, clock: Clock | None = None) -> AsyncIterator[tuple[Gateway, str]]:
     """A running gateway, and the path of the kubeconfig that leads through it."""
-    async with Gateway.before(kubeconfig, folder) as running:
+    async with Gateway.before(kubeconfig, folder, clock or SystemClock()) as running:
         yield running, str(running.kubeconfig(folder / "through-gateway.kubeconfig"))

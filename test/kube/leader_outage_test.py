@@ -1,15 +1,15 @@
 """A leader whose API server freezes: no write leaves it after the renew deadline, and another one goes on afterwards.
 
 The server is real and stopped with SIGSTOP, so that connections stay open and nobody answers. What leaves the leader is
-counted at a gateway. Durations are a fifth of production's here, and production's in a nightly run.
+noted at a gateway. Time is virtual and waits for the sockets; what it is worth to processes and real minutes is for the
+nightly run of test/controller/minutes_test.py.
 """
 
 import asyncio
-import time
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypedDict
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,31 +17,20 @@ import pytest
 from hack.local.controlplane import ControlPlane
 from kube.api.workload import CONFIG_MAPS
 from kube.client import Client
+from kube.clock import Clock
 from kube.errors import KubeError, NotFound, NotLeading
 from kube.lease import LeaderElector, LeadershipLost
 from kube.meta import Key
+from test.clock import VirtualClock
 from test.expect import eventually
 from test.kube.gateway import Gateway, gateway
 from test.kube.lease_test import running
 from test.kube.outage import API_SERVER, Outage
 from test.kube.proxy import FaultProxy
-from test.profile import examples
+from test.kube.unplugged import unplugged
 
-SCALE = 5
-# A busy machine runs a timer late; a write that leaves later than this was not stopped by the deadline. Less than the
-# second that is between the deadline and the end of the lease.
-SLACK = 0.7
-
-
-class Durations(TypedDict):
-    lease_duration: float
-    renew_deadline: float
-    retry_period: float
-
-
-def durations() -> Durations:
-    scale = examples(SCALE, 1)
-    return {"lease_duration": 15 / scale, "renew_deadline": 10 / scale, "retry_period": 2 / scale}
+DEADLINE = 10.0  # the elector's own
+PERIOD = 0.25  # between two writes
 
 
 @pytest.fixture(scope="module")
@@ -51,63 +40,82 @@ def outage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outage]:
         yield Outage(plane)
 
 
-@asynccontextmanager
-async def candidate(kubeconfig: str | Path, name: str) -> AsyncIterator[tuple[Client, LeaderElector]]:
-    async with await Client.connect(user_agent=name, kubeconfig=str(kubeconfig)) as client:
-        elector = LeaderElector(client, Key("default", "leader"), name, **durations())
-        client.guard = elector.may_write
-        yield client, elector
+def candidate(client: Client, name: str, clock: Clock) -> LeaderElector:
+    elector = LeaderElector(client, Key("default", "leader"), name, clock=clock)
+    client.guard = elector.may_write
+    return elector
 
 
-async def keep_writing(client: Client) -> None:
-    """Send a write twenty times a second, whatever becomes of the last ones."""
+class Writer:
+    """Sends a write four times a second, whatever becomes of the last ones."""
 
-    async def write(number: int) -> None:
+    def __init__(self, client: Client, clock: Clock) -> None:
+        self.under_way = 0
+        self._client = client
+        self._clock = clock
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in itertools.count():
+                group.create_task(self._write(number))
+                await self._clock.sleep(PERIOD)
+
+    async def _write(self, number: int) -> None:
+        body = {"metadata": {"namespace": "default", "name": "written"}, "data": {"number": str(number)}}
+        self.under_way += 1
         try:
-            body = {"metadata": {"namespace": "default", "name": "written"}, "data": {"number": str(number)}}
-            await client.apply(CONFIG_MAPS, body, field_manager="test")
+            await self._client.apply(CONFIG_MAPS, body, field_manager="test")
         except KubeError:
             pass  # the next one is on its way
-
-    async with asyncio.TaskGroup() as group:
-        for number in range(10**9):
-            group.create_task(write(number))
-            await asyncio.sleep(0.05)
+        finally:
+            self.under_way -= 1
 
 
-def last_write(between: Gateway) -> float:
-    return max((each.moment for each in between.requests if each.write and not each.about_lease), default=0)
+@asynccontextmanager
+async def frozen(outage: Outage) -> AsyncIterator[None]:
+    outage.freeze(API_SERVER)
+    try:
+        yield
+    finally:
+        outage.thaw(API_SERVER)
+
+
+def written(between: Gateway) -> list[float]:
+    """When a write arrived that is not the election's."""
+    return [each.moment for each in between.requests if each.write and not each.about_lease]
 
 
 async def test_writes_end_by_the_deadline_when_the_server_freezes_and_the_next_one_takes_over(
     outage: Outage, tmp_path: Path
 ) -> None:
+    clock = VirtualClock()
     async with (
-        gateway(outage.plane.kubeconfig, tmp_path) as (between, kubeconfig),
-        candidate(kubeconfig, "first") as (client, first),
-        candidate(outage.plane.kubeconfig, "second") as (_, second),
-        running(first, lambda: keep_writing(client)) as leading,
+        gateway(outage.plane.kubeconfig, tmp_path, clock) as (between, kubeconfig),
+        await Client.connect(user_agent="first", kubeconfig=kubeconfig, clock=clock) as client,
+        unplugged(str(outage.plane.kubeconfig), clock) as line,
     ):
-        await eventually(first.may_write)
-        async with running(second):
-            await eventually(second.reachable)  # it has seen who leads
-            await eventually(lambda: last_write(between) > 0)
-            frozen = time.monotonic()
-            outage.freeze(API_SERVER)
-            try:
-                await asyncio.wait({leading}, timeout=durations()["renew_deadline"] + 5)
-                lost = time.monotonic()
-            finally:
-                outage.thaw(API_SERVER)
-            assert leading.done()
-            assert isinstance(leading.exception(), LeadershipLost)
-            assert lost - frozen <= durations()["renew_deadline"] + SLACK
-            assert last_write(between) > frozen, "writes are sent while the lease holds"
-            assert last_write(between) - frozen <= durations()["renew_deadline"] + SLACK
-            await eventually(second.may_write)  # how soon is shown by lease_test.py, in virtual time
-            with pytest.raises(NotLeading):
-                await client.create(CONFIG_MAPS, {"metadata": {"namespace": "default", "name": "late"}})
-        assert last_write(between) <= lost
+        first, second = candidate(client, "first", clock), candidate(line, "second", clock)
+        writer = Writer(client, clock)
+        async with running(first, writer.run) as leading:
+            await eventually(first.may_write)
+            async with running(second):
+                await eventually(second.reachable)  # it has seen who leads
+                await eventually(lambda: written(between) and not writer.under_way)
+                begin = clock.monotonic()
+                async with frozen(outage):
+                    while clock.monotonic() < begin + DEADLINE + 1:
+                        await clock.advance(PERIOD)
+                        await eventually(lambda: between.unanswered == writer.under_way)  # what was sent has arrived
+                assert isinstance(leading.exception(), LeadershipLost)
+                late = max(written(between)) - begin
+                assert DEADLINE - 1 < late <= DEADLINE, "writes are sent while the lease holds, and no longer"
+                while not second.may_write():  # how soon is shown by lease_test.py
+                    assert clock.monotonic() < begin + 60
+                    await line.answered()
+                    await clock.advance(1)
+                with pytest.raises(NotLeading):
+                    await client.create(CONFIG_MAPS, {"metadata": {"namespace": "default", "name": "late"}})
+        assert max(written(between)) == begin + late
 
 
 async def test_write_whose_connection_was_slow_is_not_sent_after_leadership_was_lost(
@@ -119,7 +127,7 @@ async def test_write_whose_connection_was_slow_is_not_sent_after_leadership_was_
     async with FaultProxy(urlsplit(url).port or 0) as proxy:
         kubeconfig = tmp_path / "kubeconfig"
         kubeconfig.write_text(outage.plane.kubeconfig.read_text().replace(url, f"https://127.0.0.1:{proxy.port}"))
-        async with candidate(kubeconfig, "slow") as (client, _):
+        async with await Client.connect(user_agent="slow", kubeconfig=str(kubeconfig)) as client:
             client.guard = lambda: leading
             proxy.stall()
             writing = asyncio.ensure_future(client.create(CONFIG_MAPS, late))

@@ -31,6 +31,7 @@ class Unplugged(Client):
         super().__init__(*arguments, clock=clock, **options)
         self._time = clock
         self._open: set[aiohttp.ClientResponse] = set()
+        self._under_way = 0  # requests from before they are sent until their connection is closed or given back
         self.attempts: list[tuple[float, str, str]] = []
 
     @asynccontextmanager
@@ -40,12 +41,19 @@ class Unplugged(Client):
         if self.pulled:
             self.attempts.append((self._time.monotonic(), method, path))
             raise errors.ConnectionFailed("the line is pulled")
-        async with super()._send(method, path, *rest) as response:
-            self._open.add(response)
-            try:
-                yield response
-            finally:
-                self._open.discard(response)
+        self._under_way += 1
+        try:
+            async with super()._send(method, path, *rest) as response:
+                if self.pulled:  # meanwhile
+                    response.close()
+                    raise errors.ConnectionFailed("the line was pulled")
+                self._open.add(response)
+                try:
+                    yield response
+                finally:
+                    self._open.discard(response)
+        finally:
+            self._under_way -= 1
 
     def pull(self) -> None:
         """No request goes through any more, and what is open ends."""
@@ -54,8 +62,13 @@ class Unplugged(Client):
             response.close()
 
     async def ended(self) -> None:
-        """Wait until all that was open when the line was pulled has ended: closing TLS takes real time."""
-        await eventually(lambda: self.pulled and not self._open)
+        """Wait until all that was under way when the line was pulled has ended: a handshake and its end take real time."""
+        assert self.pulled
+        await self.answered()
+
+    async def answered(self) -> None:
+        """Wait until nothing is under way; an open watch is."""
+        await eventually(lambda: not self._under_way)
 
     def paths(self) -> set[str]:
         return {path for _, _, path in self.attempts}
