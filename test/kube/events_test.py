@@ -14,7 +14,7 @@ from kube.codec import encode
 from kube.events import EVENTS, NOTE_LIMIT, QUEUE_SIZE, EventRecorder, ObjectReference
 from kube.meta import Key, ObjectMeta
 from test.clock import VirtualClock
-from test.expect import eventually
+from test.expect import TIMEOUT, eventually
 
 ABOUT = ObjectReference("v1", "ConfigMap", "x", "one", "uid-1")
 
@@ -279,7 +279,7 @@ async def test_server_that_does_not_answer_holds_the_end_up_for_a_moment_only(
     say(recorder)
     await clock.settle()
     running.cancel()
-    await asyncio.wait({running}, timeout=5)
+    await asyncio.wait({running}, timeout=TIMEOUT)
     assert running.cancelled()
 
 

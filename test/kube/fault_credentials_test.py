@@ -14,9 +14,8 @@ import pytest
 
 from hack.local.pki import Authority, Pair
 from test.expect import eventually
-from test.kube.history import bookmark
-from test.kube.looptime import LoopClock, turns
-from test.kube.mirror import Credential, follows, mirrored
+from test.kube.looptime import LoopClock
+from test.kube.mirror import Credential, Mirror, follows, heard, mirrored
 from test.kube.server import WatchServer
 
 # Credentials are looked at again once a minute.
@@ -59,11 +58,10 @@ async def secured(clock: LoopClock, tmp_path: Path) -> AsyncIterator[Secured]:
         yield Secured(server, credential, tls, authority)
 
 
-async def resumed(server: WatchServer, clock: LoopClock) -> None:
+async def resumed(mirror: Mirror, server: WatchServer, clock: LoopClock) -> None:
     """A minute passes in which the watch is kept alive, and then it ends as agreed."""
     clock.jump(MINUTE)
-    server.say(bookmark(server.history.version))
-    await turns()
+    await heard(mirror, server)
     assert len(server.requests) == 1, "the open watch does not mind"
     server.expire()
     await eventually(lambda: len(server.requests) >= 2 and server.streams)
@@ -74,7 +72,7 @@ async def test_rotated_token_is_used_by_the_next_watch(secured: Secured, clock: 
     async with mirrored(server, clock, secured.credential) as mirror:
         await follows(mirror, server)
         server.token = secured.credential.token = "second"
-        await resumed(server, clock)
+        await resumed(mirror, server, clock)
         server.history.put("a")
         await follows(mirror, server)
         assert sum(request.failed for request in server.requests) <= 1, "one refresh"
@@ -87,7 +85,7 @@ async def test_renewed_client_certificate_is_shown_by_the_next_watch(secured: Se
         renewed = secured.authority.client("new", "new-name", [])
         secured.replace(secured.credential.cert_file, renewed.certificate)
         secured.replace(secured.credential.key_file, renewed.key)
-        await resumed(server, clock)
+        await resumed(mirror, server, clock)
         assert [request.who for request in server.requests if request.watch] == ["old-name", "new-name"]
         server.history.put("a")
         await follows(mirror, server)
@@ -117,6 +115,6 @@ async def test_half_written_certificate_keeps_the_old_one(secured: Secured, cloc
     async with mirrored(server, clock, secured.credential) as mirror:
         await follows(mirror, server)
         secured.replace(secured.credential.cert_file, unfinished)
-        await resumed(server, clock)
+        await resumed(mirror, server, clock)
         server.history.put("a")
         await follows(mirror, server)

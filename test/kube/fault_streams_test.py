@@ -3,6 +3,7 @@
 Each test is named in the table of fault_table_test.py. Waiting is skipped in virtual time, timeouts of sockets too.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,9 +11,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from test.expect import eventually
-from test.kube.history import BUSY, CUT_SHORT, GONE, HTML, INTERNAL, TOO_LARGE, bookmark
-from test.kube.looptime import LoopClock, turns
-from test.kube.mirror import Mirror, follows, mirrored
+from test.kube.history import BUSY, CUT_SHORT, GONE, HTML, INTERNAL, TOO_LARGE, line
+from test.kube.looptime import LoopClock
+from test.kube.mirror import Mirror, follows, heard, mirrored
 from test.kube.server import WatchServer
 from test.kube.wire import Break, End, Request
 
@@ -54,7 +55,11 @@ async def test_line_cut_short_by_a_clean_end_comes_again_without_a_list(server: 
         assert resumed(server).version == "12"
 
 
-@pytest.mark.parametrize("raw", [CUT_SHORT + b"\n", HTML + b"\n", b"\xff\xfe\n", b"null\n", b"[" * 20_000 + b"\n"])
+@pytest.mark.parametrize(
+    "raw",
+    [CUT_SHORT + b"\n", HTML + b"\n", b"\xff\xfe\n", b"null\n", b"[" * 20_000 + b"\n", line("ADDED", {})],
+    ids=["cut", "html", "no-text", "null", "deep", "nameless"],
+)
 async def test_line_of_nonsense_reads_everything_again(server: WatchServer, clock: LoopClock, raw: bytes) -> None:
     async with broken(server, clock, Break(after=3, say=raw)):
         assert not resumed(server).version
@@ -84,12 +89,17 @@ async def test_stream_that_ends_at_once_is_backed_off_from_without_a_list(
 
 
 async def test_silent_stream_is_given_up_after_73_seconds_and_not_before(server: WatchServer, clock: LoopClock) -> None:
+    """Patience is by the loop's time, to which a busy machine adds its own: that may make it come sooner by the clock's."""
+    patience = asyncio.get_running_loop().time
     server.history.put("a")
+    begin = patience()
     async with mirrored(server, clock) as mirror:
         await follows(mirror, server)
-        await clock.elapse(68)
-        assert len(server.requests) == 1
-        await clock.elapse(6)
+        silent = clock.monotonic()
+        while not mirror.reflector.metrics.failures and clock.monotonic() - silent < 76:
+            await clock.elapse(1)
+        assert mirror.reflector.metrics.failures == 1
+        assert patience() - begin >= 73
         await eventually(lambda: len(server.requests) == 3)
         assert server.requests[-1].version == "11", "no need to read everything again"
 
@@ -99,8 +109,7 @@ async def test_quiet_stream_with_bookmarks_is_kept(server: WatchServer, clock: L
         await follows(mirror, server)
         for _ in range(9):
             await clock.elapse(60)
-            server.say(bookmark(server.history.version))
-            await turns()
+            await heard(mirror, server)
         assert len(server.requests) == 1
 
 
@@ -108,12 +117,13 @@ async def test_dripping_line_is_given_up_after_30_seconds(server: WatchServer, c
     server.history.put("a")
     async with mirrored(server, clock) as mirror:
         await follows(mirror, server)
-        seconds = 0
+        patience = asyncio.get_running_loop().time
+        begin, seconds = patience(), 0
         while not mirror.reflector.metrics.failures and seconds < 62:  # the watchdog looks every 30 s
             server.say(b"x")
             await clock.elapse(1)
             seconds += 1
-        assert seconds > 27  # by a clock that is virtual and real time on top of it
+        assert patience() - begin >= 30  # `seconds` may be fewer: a busy machine adds its own
         assert mirror.reflector.metrics.failures == 1
         server.history.put("b")
         await follows(mirror, server)

@@ -12,15 +12,16 @@ TURNS = 50
 class LoopClock(SkippingClock):
     """Skips every wait and takes along the timeouts of whoever asks the loop for the time, such as aiohttp.
 
-    To be made inside of the loop. A second of the machine is a second of the loop still, so that polling goes on.
+    To be made inside of the loop. A second of the machine is a second of the loop still, so that polling goes on; where
+    nobody polls, `alone` leaves all time to the test.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, alone: bool = False) -> None:
         super().__init__()
         self.jumps = 0
         loop = asyncio.get_running_loop()
-        real, begin = loop.time, self.monotonic()
-        loop.time = lambda: real() + self.monotonic() - begin  # type: ignore[method-assign]  # no hook for it exists
+        real, start, begin = loop.time, loop.time(), self.monotonic()
+        loop.time = lambda: (start if alone else real()) + self.monotonic() - begin  # type: ignore[method-assign]  # no hook for it exists
 
     def jump(self, seconds: float) -> None:
         self.jumps += 1

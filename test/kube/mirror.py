@@ -15,6 +15,7 @@ from kube.store import Store
 from kube.watch import Reflector
 from test.background import endless
 from test.expect import eventually
+from test.kube.history import bookmark
 from test.kube.server import WatchServer
 
 
@@ -95,6 +96,13 @@ async def mirrored(peer: Peer, clock: Clock, credential: Credential | None = Non
         mirror = Mirror(client, clock)
         async with endless(mirror.reflector.run()):
             yield mirror
+
+
+async def heard(mirror: Mirror, server: WatchServer) -> None:
+    """Have the watch kept alive by a bookmark, and return once it has arrived."""
+    server.history.skip(1)
+    server.say(bookmark(server.history.version))
+    await eventually(lambda: mirror.position == server.history.version)
 
 
 async def follows(mirror: Mirror, server: WatchServer) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,7 +18,7 @@ from kube.client import Client
 from kube.lease import LeaderElector, LeadershipLost
 from kube.meta import Key
 from test.clock import SkippingClock
-from test.expect import eventually
+from test.expect import TIMEOUT, eventually
 from test.kube.lease_test import forever
 from test.kube.mirror import Mirror
 from test.kube.proxy import FaultProxy
@@ -93,20 +94,26 @@ async def test_half_open_watch_is_replaced(
 async def test_leader_behind_a_silent_line_stops_and_its_writes_with_it(
     client: Client, kubeconfig: str, proxy: FaultProxy, namespace: str
 ) -> None:
-    key = Key(namespace, "leader")
+    key, began = Key(namespace, "leader"), []
+
+    async def lead() -> None:
+        began.append(time.monotonic())
+        await forever()
+
     async with await Client.connect(user_agent="test", kubeconfig=kubeconfig) as cut_off:
         first = LeaderElector(cut_off, key, "first", lease_duration=4.0, renew_deadline=2.0, retry_period=0.2)
         second = LeaderElector(client, key, "second", lease_duration=4.0, renew_deadline=2.0, retry_period=0.2)
         cut_off.guard = first.may_write
-        leading = asyncio.ensure_future(first.run(forever))
-        await eventually(first.may_write)
-        waiting = asyncio.ensure_future(second.run(forever))
+        leading = asyncio.ensure_future(first.run(lead))
+        await eventually(lambda: began)
+        waiting = asyncio.ensure_future(second.run(lead))
         proxy.stall()
-        await asyncio.wait({leading}, timeout=30)
+        await asyncio.wait({leading}, timeout=TIMEOUT)
         assert isinstance(leading.exception(), LeadershipLost)
-        assert not second.may_write(), "there is a time in which nobody writes"
         with pytest.raises(errors.NotLeading):
             await cut_off.create(CONFIG_MAPS, {"metadata": {"namespace": namespace, "name": "late"}})
-        await eventually(second.may_write)
+        await eventually(lambda: len(began) == 2)
+        writes_ended = first._renewed_at + 2.0
+        assert began[1] - writes_ended >= 2.0, "there is a time in which nobody writes"
         waiting.cancel()
         await asyncio.wait({waiting})

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from kube.backoff import ItemExponential
 from kube.queue import INITIAL, WorkQueue
 from test.clock import VirtualClock
+from test.expect import TIMEOUT
 
 KEYS = st.sampled_from("abcde")
 
@@ -139,7 +140,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "queue"):
-            self.on_loop(asyncio.wait_for(self._finish(), 5))
+            self.on_loop(asyncio.wait_for(self._finish(), TIMEOUT))
             self.loop.close()
 
     async def _finish(self) -> None:
@@ -307,9 +308,9 @@ async def test_failures_of_all_keys_together_are_slowed_down(queue: WorkQueue[in
     assert len(queue) == 100, "at once after the usual 5 ms"
     await clock.advance(1)
     assert len(queue) == 110, "and then ten in a second"
-
     await clock.advance(79)
     assert len(queue) == 900, "however many they are"
+
 
 async def test_many_delays_need_one_timer(queue: WorkQueue[str], clock: VirtualClock) -> None:
     for number in range(100):

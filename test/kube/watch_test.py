@@ -10,7 +10,7 @@ from kube.watch import Unknown
 from test.expect import eventually
 from test.kube.history import GONE, bookmark, line
 from test.kube.looptime import LoopClock, turns
-from test.kube.mirror import Mirror, connected, follows, mirrored
+from test.kube.mirror import Mirror, connected, follows, heard, mirrored
 from test.kube.server import WatchServer
 from test.kube.wire import Answer, Break, End
 
@@ -41,8 +41,7 @@ async def test_clean_end_resumes_without_reading_everything_again(server: WatchS
         await follows(mirror, server)
         for _ in range(5):
             clock.jump(60)
-            server.say(bookmark(server.history.version))
-            await turns()
+            await heard(mirror, server)
         server.expire()
         await eventually(lambda: len(server.requests) == 3 and server.streams)
         probe, resumed = server.requests[1:]

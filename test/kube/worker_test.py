@@ -23,7 +23,6 @@ from test.clock import VirtualClock
 from test.expect import eventually
 from test.kube.events_test import say
 from test.kube.lease_test import KEY, LeaseServer, Link, elector
-from test.kube.looptime import turns
 
 Reconcile = Callable[[str], Awaitable[timedelta | None]]
 
@@ -111,10 +110,10 @@ OUTCOMES: list[tuple[Any, str, list[float], int]] = [
     (errors.NotFound(404, "NotFound", "gone"), "requeue", [0.005, 0.015, 0.035], 4),
     (errors.NotLeading("not sent"), "requeue", [0.005, 0.015, 0.035], 4),
     (errors.ServerError(500, "", "trouble"), "error", [0.005, 0.015, 0.035], 4),
+    (ValueError("a mistake"), "error", [0.005, 0.015, 0.035], 4),
     (errors.TooManyRequests(429, "", "busy", retry_after=20), "error", [20.0, 40.0], 3),
     (errors.TooManyRequests(429, "", "busy", retry_after=0.015), "error", [0.015, 0.03, 0.05], 4),
     (errors.ServerError(503, "", "nonsense", retry_after=1e9), "error", [60.0, 120.0], 3),
-    (ValueError("a mistake"), "error", [0.005, 0.015, 0.035], 4),
 ]
 
 
@@ -176,8 +175,6 @@ async def test_one_bad_key_stops_neither_its_worker_nor_the_others(clock: Virtua
         assert not running.done()
 
 
-async def test_cancelled_workers_give_their_keys_back(clock: VirtualClock) -> None:
-    async def reconcile(key: str) -> None:
 async def test_loop_gets_a_turn_after_every_few_keys_though_no_reconcile_suspends(clock: VirtualClock) -> None:
     """As after a takeover, when thousands of objects turn out to be as they should be: lease and probes go on."""
     finished: list[str] = []
@@ -197,6 +194,8 @@ async def test_loop_gets_a_turn_after_every_few_keys_though_no_reconcile_suspend
     assert max(at_once) == 3, "one key for each worker"
 
 
+async def test_cancelled_workers_give_their_keys_back(clock: VirtualClock) -> None:
+    async def reconcile(key: str) -> None:
         await clock.sleep(1000)
 
     bench = Bench(clock, reconcile)
@@ -303,6 +302,19 @@ async def write(client: Client) -> None:
     await client.merge_patch(CONFIG_MAPS, KEY, {"data": {"a": "1"}})
 
 
+class Busy:
+    """How many of its blocks are running."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> None:
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
+
+
 async def test_workers_of_a_leader_that_is_cut_off_stop_writing_and_end(
     writes: Writes, client: Client, clock: VirtualClock
 ) -> None:
@@ -310,12 +322,15 @@ async def test_workers_of_a_leader_that_is_cut_off_stop_writing_and_end(
     candidate = elector(link, "first", clock)
     client.guard = candidate.may_write
     ended: list[float] = []
+    writing = Busy()
 
     async def reconcile(key: str) -> timedelta:
         try:
-            await write(client)
+            with writing:
+                await write(client)
             await clock.sleep(0.5)
-            await write(client)
+            with writing:
+                await write(client)
         finally:
             ended.append(clock.monotonic())
         return timedelta(seconds=0.1)
@@ -323,11 +338,11 @@ async def test_workers_of_a_leader_that_is_cut_off_stop_writing_and_end(
     bench = Bench(clock, reconcile)
     leading = asyncio.ensure_future(candidate.run(bench.workers.run))
     bench.queue.add("a")
-    await _pass(clock, 30)
+    await _pass(clock, 30, writing)
     begin, before = clock.monotonic(), len(writes.arrived)
     assert before > 30
     link.fault = "hangs"
-    await _pass(clock, 30)
+    await _pass(clock, 30, writing)
     assert len(writes.arrived) > before, "it may write until the deadline"
     assert max(writes.arrived) <= begin + 10
     assert max(ended) <= begin + 11
@@ -357,11 +372,11 @@ async def test_work_has_ended_before_its_lease_is_given_up(clock: VirtualClock) 
     assert server.holders[-1] == "", "and then it is given up"
 
 
-async def _pass(clock: VirtualClock, seconds: float) -> None:
-    """Let time pass in steps, with turns for the sockets in between."""
+async def _pass(clock: VirtualClock, seconds: float, writing: Busy) -> None:
+    """Let time pass in steps, each after what was being written has arrived."""
     for _ in range(int(seconds * 4)):
         await clock.advance(0.25)
-        await turns()
+        await eventually(lambda: not writing.count)
 
 
 async def test_write_that_was_told_to_wait_is_not_sent_again_after_leadership_was_lost(
