@@ -8,10 +8,13 @@ Refuses to know what an object means and how it is fetched; `kube.watch` does th
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from prometheus_client.core import Metric
+
+from kube import metrics
 from kube.client import Client
 from kube.clock import Clock, SystemClock
 from kube.delta import Event, EventType
@@ -53,6 +56,7 @@ class Informer(Generic[T]):
         clock: Clock | None = None,
     ) -> None:
         self.store = store
+        self._resource = resource
         self._clock = clock or SystemClock()
         self._subscriptions: list[_Subscription[T]] = []
         self._mirroring: asyncio.Task[None] | None = None
@@ -66,6 +70,8 @@ class Informer(Generic[T]):
             field_selector=field_selector,
             clock=self._clock,
         )
+        if not field_selector:  # there may be many caches of one object each; added up, their versions mean nothing
+            metrics.publish(self)
 
     @property
     def synced(self) -> asyncio.Event:
@@ -104,6 +110,16 @@ class Informer(Generic[T]):
         self._reflector.swapped.clear()
         self._mirroring.cancel()
         await self._reflector.swapped.wait()
+
+    def collect(self) -> Iterator[Metric]:
+        kind, version = self._resource, self.store.last_resource_version
+        # client-go's last 15 digits: a float holds no more.
+        reached = float(version[-15:]) if version.isdecimal() else 0.0
+        yield from metrics.gauges(
+            ["name", "group", "version", "resource"],
+            [kind.plural, kind.group, kind.version, kind.plural],
+            {"informer_store_resource_version": ("How far the cache is.", reached)},
+        )
 
     def _tell(self, event: Event[T]) -> None:
         swap = self._reflector.swapping

@@ -151,7 +151,11 @@ REST = RestMetrics()
 
 
 class ReconcileMetrics:
-    """One controller's reconciles. All series exist from the start."""
+    """One controller's reconciles. All series exist from the start.
+
+    Without controller-runtime's timeouts, panics and terminal errors, which we do not have: a reconcile is bounded by its
+    requests, each of which has a timeout, every exception is an error, and every error is tried again.
+    """
 
     RESULTS = ("success", "error", "requeue", "requeue_after")
 

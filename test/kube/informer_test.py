@@ -13,7 +13,8 @@ from kube import watch
 from kube.api.workload import CONFIG_MAPS, ConfigMap
 from kube.delta import Event
 from kube.informer import Informer
-from kube.meta import Key
+from kube.meta import Key, Resource
+from kube.metrics import Collector
 from kube.store import Store
 from test.background import endless
 from test.clock import SkippingClock, VirtualClock
@@ -294,3 +295,30 @@ async def test_kind_that_may_not_be_read_is_said_to_be_refused_until_it_may() ->
         assert not informer.refused
         running.cancel()
         await asyncio.wait({running})
+
+
+async def test_how_far_the_cache_is_can_be_seen(stage: Stage) -> None:
+    def shown() -> dict[str, float]:
+        (family,) = stage.informer.collect()
+        (sample,) = family.samples
+        assert sample.labels == {"name": "configmaps", "group": "", "version": "v1", "resource": "configmaps"}
+        return {sample.name: sample.value}
+
+    stage.history.put("a")
+    await stage.clock.settle()
+    assert shown() == {"informer_store_resource_version": stage.history.version}
+    stage.store.advance("9123456789012345678")
+    assert shown() == {"informer_store_resource_version": 456789012345678}, "no more than a float holds"
+    stage.store.last_resource_version = "opaque"
+    assert shown() == {"informer_store_resource_version": 0}
+
+
+async def test_cache_of_one_object_is_not_taken_for_one_of_its_kind() -> None:
+    things = Resource(ConfigMap, "test.example", "v1", "things", "Thing")
+    client = Source().client
+    informers = Informer(client, things, Store()), Informer(client, things, Store(), field_selector="metadata.name=a")
+    for informer in informers:
+        informer.store.advance("7")
+    families = {family.name: family for family in Collector().collect()}
+    series = families["informer_store_resource_version"].samples
+    assert [sample.value for sample in series if sample.labels["resource"] == "things"] == [7]
