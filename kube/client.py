@@ -34,8 +34,8 @@ READ_TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=CONNECT_SECONDS, so
 WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=73)
 # From the request to the headers of a watch, or to the whole of its refusal: single bytes satisfy sock_read for ever.
 OPEN_SECONDS = 60.0
-# A short Retry-After is waited for here (API priority and fairness mostly says one second); a long one belongs to the
-# caller's queue, which can do something else meanwhile.
+# A short Retry-After is waited for here (API priority and fairness mostly says one second); a long one is left to the
+# caller, whose queue (`kube.worker`) or watch waits for it and can do something else meanwhile.
 RETRIES = 3
 LONGEST_WAIT = 5.0
 

@@ -1,7 +1,7 @@
 """What can go wrong between us and the API server, as types.
 
-Foreign errors are translated once, where they come in (`kube.client`, `kube.stream`, `kube.auth`), by status code and `reason` field and never by message text;
-the cause is chained. Code above decides by type alone.
+Foreign errors are translated once, where they come in (`kube.client`, `kube.stream`, `kube.auth`), by status code and
+`reason` field and never by message text; the cause is chained. Code above decides by type alone.
 """
 
 from collections.abc import Mapping
