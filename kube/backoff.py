@@ -124,7 +124,13 @@ class ExponentialBackoff:
         self._clock = clock or SystemClock()
         self._jitter = jitter
         self._next = initial
+        self._last = 0.0
         self._failed_at = self._clock.monotonic()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the last delay was as long as they get: what fails has been failing for about a minute."""
+        return self._last >= self._cap
 
     def next(self) -> float:
         """Count a failure and return the seconds to wait after it."""
@@ -132,13 +138,13 @@ class ExponentialBackoff:
         if now - self._failed_at > self._quiet:
             self._next = self._initial
         self._failed_at = now
-        delay = self._next
-        self._next = min(self._cap, delay * 2)
-        return delay * (1 + self._jitter())
+        self._last = self._next
+        self._next = min(self._cap, self._last * 2)
+        return self._last * (1 + self._jitter())
 
     def reset(self) -> None:
         """The connection was good: its next failure is its first."""
-        self._next = self._initial
+        self._next, self._last = self._initial, 0.0
 
     def longest(self) -> float:
         """Count a failure that no haste will mend, and return the longest delay, stretched as usual."""

@@ -40,7 +40,8 @@ BOOKMARK = "BOOKMARK"
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 # The server ends each watch after a random time in this range, client-go's, so that watches do not end all at once.
 WATCH_SECONDS = (300, 600)
-# A watch that ends sooner was refused by something between us and the server.
+# A watch that ends sooner was refused by something between us and the server. One that ends in order a little later is
+# opened again at once, so up to once a second; client-go does the same.
 SHORT_WATCH = 1.0
 # How long the end of the initial events may be awaited without any: the server does not know WatchList and took the
 # request for a plain watch, which never says where the beginning ends.
@@ -192,9 +193,18 @@ class Reflector(Generic[T]):
         self.refused = str(error) if isinstance(error, errors.Unauthorized | errors.Forbidden) else ""
         self.metrics.failures += 1
         seconds = self._seconds(error)
+        stands = _position_stands(state, error) and not self._unwatchable(state, error)
         level = logging.INFO if isinstance(error, errors.Gone | errors.ConnectionFailed) else logging.WARNING
         log.log(level, "Watching %s failed, trying again in %.1f s: %s", self._resource.plural, seconds, error)
-        return Waiting(seconds, Listed() if _position_stands(state, error) else Unknown())
+        return Waiting(seconds, Listed() if stands else Unknown())
+
+    def _unwatchable(self, state: State[T], error: Exception) -> bool:
+        """Whether a server that is there has let nobody watch for about a minute: only by reading do we hear of anything."""
+        if isinstance(state, Watching):
+            there = self._clock.monotonic() - state.since < SHORT_WATCH
+        else:
+            there = isinstance(error, errors.ApiError)
+        return there and self._backoff.exhausted and not isinstance(error, errors.TooManyRequests)
 
     def _seconds(self, error: Exception) -> float:
         if isinstance(error, errors.Forbidden):
@@ -254,10 +264,10 @@ class Reflector(Generic[T]):
     async def _watch(self, state: Watching) -> State[T]:
         while lines := await state.stream.lines():
             await self._follow(map(self._codec.frame, lines))
-        await _close(state)
         if self._clock.monotonic() - state.since < SHORT_WATCH:
             self.metrics.short_watches += 1
-            return self._failed(Listed(), errors.ConnectionFailed("the watch ended at once"))
+            raise errors.ConnectionFailed("the watch ended at once")
+        await _close(state)
         return Listed()
 
     async def _follow(self, frames: Iterator[Frame[Any]]) -> None:

@@ -107,3 +107,15 @@ def test_two_quiet_minutes_begin_anew() -> None:
     assert [backoff.next() for _ in range(7)] == [0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30]
     clock.jump(121)
     assert backoff.next() == 0.8
+
+
+def test_backoff_is_exhausted_from_its_longest_delay_until_it_begins_anew() -> None:
+    clock = VirtualClock()
+    backoff = ExponentialBackoff(clock=clock, jitter=lambda: 0)
+    for begin_anew in (backoff.reset, lambda: clock.jump(121)):
+        seen = [(backoff.next(), backoff.exhausted) for _ in range(8)]
+        assert [delay for delay, exhausted in seen if exhausted] == [30, 30]
+        begin_anew()
+        assert (backoff.next(), backoff.exhausted) == (0.8, False)
+        backoff.reset()
+    assert (backoff.longest(), backoff.exhausted) == (30, True)

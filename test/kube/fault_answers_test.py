@@ -14,6 +14,7 @@ from test.expect import eventually
 from test.kube.history import CUT_SHORT, HTML, too_large
 from test.kube.looptime import LoopClock
 from test.kube.mirror import Credential, Mirror, connected, follows, mirrored
+from test.kube.proxy import FaultProxy
 from test.kube.server import WatchServer
 from test.kube.wire import Answer, Break, End, Fault, Request, Stall
 
@@ -22,6 +23,14 @@ STEP = (0.8, 1.6)
 LONGEST = 60.0
 # A silent server pushes the clock second by second, also while the client is on its way to somewhere else.
 SLACK = 5
+# What may keep watches from us and let lists pass: a role, a proxy that knows no streams, a login page.
+REFUSALS: dict[str, Fault] = {
+    **{str(code): Answer(code) for code in (400, 401, 403, 405, 422, 500, 502, 503, 504)},
+    "redirect": Answer(302, headers=("Location: /",)),
+    "ends at once": Break(then=End.CLOSE),
+    "RST": Break(then=End.RST),
+    "FIN after 0.9 s": Break(then=End.FIN, lasts=0.9),
+}
 
 
 async def asked_again(server: WatchServer, clock: LoopClock, *faults: Fault, watch_list: str = "yes") -> list[Request]:
@@ -180,16 +189,41 @@ async def test_forbidden_is_asked_rarely_and_shown_until_it_is_allowed(server: W
         assert all(30 <= after - before <= 60 for before, after in itertools.pairwise(refused))
 
 
-async def test_watching_forbidden_but_reading_allowed_is_followed_by_reading(
-    server: WatchServer, clock: LoopClock
+@pytest.mark.parametrize("watch_list", ["yes", "refused"])
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_where_watches_are_refused_and_lists_are_not_reading_does(
+    server: WatchServer, clock: LoopClock, refusal: str, watch_list: str
 ) -> None:
+    server.watch_list = watch_list
     server.history.put("a")
     async with mirrored(server, clock) as mirror:
         await follows(mirror, server)
-        server.watch_forbidden = True
+        server.lists_spared = True
+        server.faults.extend([REFUSALS[refusal]] * 1000)
         server.drop()
         server.history.put("b")
         await follows(mirror, server)
+        changed, asked = clock.monotonic(), len(server.requests)
+        server.history.recreate("a")
+        await follows(mirror, server)
+        assert server.faults, "no watch has told"
+        (first, *_) = [request for request in server.requests[asked:] if not request.watch]
+        assert first.moment - changed <= 2 * LONGEST + SLACK, "WatchList is tried before a list"
+    mirror.check_history()
+
+
+async def test_position_outlasts_an_hour_without_a_server(server: WatchServer, clock: LoopClock) -> None:
+    server.history.put("a")
+    async with FaultProxy(server.port, clock) as proxy, mirrored(proxy, clock) as mirror:
+        await follows(mirror, server)
+        begin, proxy.refusing = clock.monotonic(), True
+        await proxy.cut()
+        await eventually(lambda: clock.monotonic() - begin > 3600)
+        proxy.refusing = False
+        server.history.put("b")
+        await follows(mirror, server)
+        probe, resumed = server.requests[1:]
+        assert (probe.params["limit"], resumed.version) == ("1", "11"), "nothing needed to be read again"
 
 
 async def test_server_that_is_behind_our_version_is_read_from_anew(server: WatchServer, clock: LoopClock) -> None:

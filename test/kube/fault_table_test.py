@@ -205,8 +205,15 @@ TABLE = (
         (Answer(403),),
         (
             answers.test_forbidden_is_asked_rarely_and_shown_until_it_is_allowed,
-            answers.test_watching_forbidden_but_reading_allowed_is_followed_by_reading,
             rate.test_server_in_trouble_is_asked_rarely,
+        ),
+    ),
+    Row(
+        "watches refused, or ended at once, for long, where lists are not",
+        (Answer(403), Answer(503), Break(0, b"", End.CLOSE), Break(0, b"", End.RST)),
+        (
+            answers.test_where_watches_are_refused_and_lists_are_not_reading_does,
+            rate.test_server_with_trouble_in_watches_alone_is_asked_rarely,
         ),
     ),
     Row(

@@ -52,7 +52,6 @@ class WatchServer:
         self.watch_list = "yes"  # "refused" answers 422, "ignored" takes it for a plain watch
         self.page_size = 500
         self.token = ""  # who does not bring it is Unauthorized
-        self.watch_forbidden = False  # the role allows list only
         self.lagging = False  # watches say nothing of what happens; lists are quorum reads and know
         self.stopping = False  # connections end with the watches on them
         self.faults: deque[Fault] = deque()
@@ -149,8 +148,6 @@ class WatchServer:
         self.requests.append(request)
         if self.token and f"authorization: bearer {self.token}\r\n" not in head.decode().lower():
             fault: Fault | None = Answer(401)
-        elif self.watch_forbidden and request.watch:
-            fault = Answer(403)
         else:
             hit = self.faults and (request.watch or not self.lists_spared)
             fault = self.faults.popleft() if hit else None
@@ -235,6 +232,7 @@ class WatchServer:
             await writer.drain()
             left -= 1
         assert fault is not None
+        await self.clock.sleep(fault.lasts)
         stream.request.failed = fault.then is not End.CLOSE or b'"ERROR"' in fault.say
         if fault.say:
             writer.write(chunk(fault.say))

@@ -32,11 +32,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Break:
-    """A watch sends `after` regular lines, then `say` as it is, and ends. A list ends in the middle of its page."""
+    """A watch sends `after` regular lines, lasts, sends `say` as it is, and ends. A list ends in the middle of its page."""
 
     after: int = 0
     say: bytes = b""
     then: End = End.FIN
+    lasts: float = 0.0  # seconds by the server's clock
 
 
 @dataclass(frozen=True)
