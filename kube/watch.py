@@ -48,7 +48,8 @@ SHORT_WATCH = 1.0
 INITIAL_SECONDS = 60.0
 # How often a quiet watch is checked against etcd going back in time (restored from a backup): one object is listed.
 PROBE_SECONDS = 300.0
-# A watch that broke makes the server's position doubtful, but one that breaks all the time is not checked each time.
+# A watch that broke, or a bookmark that went back, makes the server's position doubtful, but where that happens all the
+# time it is not checked each time.
 PROBE_AGAIN_SECONDS = 60.0
 # A watch that lived this long breaks for a reason of its own: something between us and the server cuts what is quiet.
 # Asked again at once, with a probe each minute, that is still less than 0.06 requests per second.
@@ -254,10 +255,7 @@ class Reflector(Generic[T]):
             return Listed()
 
     async def _resume(self) -> State[T]:
-        now = self._clock.monotonic()
-        doubtful = self._doubtful and now - self._probed_at >= PROBE_AGAIN_SECONDS
-        if doubtful or now - self._compared_at >= PROBE_SECONDS:
-            await self._probe()
+        await self._compare()
         stream = await self._open({"resourceVersion": self._store.last_resource_version})
         return Watching(stream, self._clock.monotonic())
 
@@ -298,7 +296,15 @@ class Reflector(Generic[T]):
     async def _advance(self, version: str) -> None:
         if not self._store.advance(version):
             self.metrics.stale += 1
-            await self._probe()  # a slow replica of the API server, or a history that went back?
+            self._doubtful = True  # a slow replica of the API server, or a history that went back?
+            await self._compare()
+
+    async def _compare(self) -> None:
+        """Probe, but not again within a minute where the server's position is in doubt, and within five where it is not."""
+        now = self._clock.monotonic()
+        doubtful = self._doubtful and now - self._probed_at >= PROBE_AGAIN_SECONDS
+        if doubtful or now - self._compared_at >= PROBE_SECONDS:
+            await self._probe()
 
     async def _probe(self) -> None:
         """Notice an etcd that went back in time, which a watch from its future would not show."""

@@ -11,8 +11,8 @@ import pytest
 
 from test.clock import VirtualClock
 from test.expect import eventually
-from test.kube.history import GONE, HTML, INTERNAL, too_large
-from test.kube.mirror import follows, mirrored
+from test.kube.history import GONE, HTML, INTERNAL, bookmark, too_large
+from test.kube.mirror import follows, heard, mirrored
 from test.kube.proxy import FaultProxy
 from test.kube.server import WatchServer
 from test.kube.wire import Answer, Break, End, Fault
@@ -107,6 +107,19 @@ async def test_watch_that_had_lived_for_a_while_is_opened_again_at_once() -> Non
         opened = [request.moment for request in server.requests[1:] if request.watch]
         assert len(opened) >= 60 * MINUTES // 42
         assert all(40.8 <= after - before <= 41.6 for before, after in itertools.pairwise(opened)), opened
+
+
+async def test_bookmarks_that_keep_going_back_are_looked_into_once_a_minute() -> None:
+    clock = VirtualClock()
+    async with WatchServer(clock) as server, mirrored(server, clock) as mirror:
+        await follows(mirror, server)
+        for _ in range(60 * MINUTES):
+            server.say(bookmark(1))
+            await heard(mirror, server)
+            await clock.advance(1)
+        probes = [request.moment for request in server.requests if not request.watch]
+        assert len(probes) == MINUTES
+        assert all(60 <= after - before <= 61 for before, after in itertools.pairwise(probes)), probes
 
 
 @pytest.mark.parametrize("synced", [False, True], ids=["before", "after"])

@@ -134,7 +134,10 @@ TABLE = (
     Row(
         "bookmark with a lower version",
         (faults.Bookmark(5),),
-        (history.test_bookmark_that_goes_back_is_passed_over_and_counted,),
+        (
+            history.test_bookmark_that_goes_back_is_passed_over_and_counted,
+            rate.test_bookmarks_that_keep_going_back_are_looked_into_once_a_minute,
+        ),
     ),
     Row(
         "bookmarks out of order",
