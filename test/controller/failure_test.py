@@ -10,6 +10,7 @@ from kubernetes.client import ApiException
 
 from controller.loop import Loop
 from controller.progress import Progress
+from controller.reconcile import Reconciler
 from kube.client import Client
 from kube.meta import Key
 from runtime import contract
@@ -30,6 +31,7 @@ from test.controller.stage import (
     running,
 )
 from test.expect import eventually
+from test.reconciles import count_runs
 
 
 @pytest.mark.parametrize(("preset", "advice"), [("smollm2-135m-instrct", "preset"), ("falcon-7b", "retired")])
@@ -373,7 +375,9 @@ async def test_the_last_pod_of_a_failed_job_says_why(client: Client, stage: Stag
         await stage.reads(Tuned="F ContainerOOMKilled", state="Failed")
 
 
-async def test_why_a_job_failed_outlives_its_pods_and_the_controller(client: Client, stage: Stage) -> None:
+async def test_why_a_job_failed_outlives_its_pods_and_the_controller(
+    client: Client, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with running(client):
         stage.create(TUNING)
         pod = await stage.training()
@@ -381,8 +385,9 @@ async def test_why_a_job_failed_outlives_its_pods_and_the_controller(client: Cli
         stage.end_job("Failed")
         await stage.reads(Tuned="F DatasetInvalid", state="Failed")
     stage.remove_pod(pod)
+    runs = count_runs(monkeypatch, Reconciler)
     async with running(client) as loop:
-        await eventually(lambda: loop.world.workspaces.all())
+        await eventually(lambda: runs[Key(stage.namespace, stage.name)])
         await at_rest(loop)
         await stage.reads(Tuned="F DatasetInvalid", state="Failed")
 
@@ -413,6 +418,7 @@ async def test_a_failure_that_only_an_edit_can_mend_is_not_tried_again(client: C
         await stage.reads(Tuned="F DatasetInvalid", state="Failed")
         await at_rest(loop)
         await clock.advance(3600)
+        await at_rest(loop)
         assert stage.job()["metadata"]["uid"] == first
         stage.remove_pod(pod)
         stage.patch({"tuning": {"input": {"urls": ["https://data.example/better.parquet"]}}})
