@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from kube.clock import Clock
 from test.kube.history import Change, History, end_bookmark, line, status
+from test.kube.looptime import turns
 from test.kube.wire import (
     Answer,
     Break,
@@ -252,6 +253,7 @@ class WatchServer:
                 writer.write(drop if end is End.DRIP else b"")
                 await writer.drain()
                 await self.clock.sleep(1)
+                await turns(5)  # or seconds would run away while the end of the connection is on its way to us
         raise Broken(end)
 
     def _left(self, writer: asyncio.StreamWriter) -> bool:
