@@ -12,6 +12,7 @@ import pytest
 
 from hack.local.controlplane import ControlPlane
 from hack.local.process import Daemons
+from test.expect import TIMEOUT
 
 HOLD = "import sys, pathlib; from hack.local.controlplane import ControlPlane\n" + (
     "plane = ControlPlane.api(pathlib.Path(sys.argv[1])); plane.start(); print('up', flush=True); sys.stdin.read()"
@@ -62,6 +63,6 @@ def _has_ended(pid: int) -> bool:
     except ProcessLookupError:
         return True
     try:
-        return bool(select.select([handle], [], [], 10)[0])
+        return bool(select.select([handle], [], [], TIMEOUT)[0])
     finally:
         os.close(handle)

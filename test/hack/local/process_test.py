@@ -10,6 +10,7 @@ import pytest
 
 from hack.local import process
 from hack.local.process import BoxError, Daemons, Process
+from test.expect import TIMEOUT
 
 FOREVER = ["tail", "--follow", "/dev/null"]
 
@@ -28,12 +29,17 @@ def test_a_started_daemon_is_found_by_another_object_of_the_same_folder(daemons:
 
 
 def test_stopping_ends_the_daemon_and_its_children(daemons: Daemons) -> None:
-    script = "tail --follow /dev/null & echo started; wait"
-    daemons.start("parent", ["sh", "-c", script])
-    daemons.wait_until("parent", lambda: len(daemons.marked("parent")) == 2, 10)
+    daemons.start("parent", ["sh", "-c", "tail --follow /dev/null & wait"])
+    daemons.wait_until("parent", lambda: "tail" in _programs(daemons) and len(daemons.marked()) == 2, TIMEOUT)
     daemons.stop("parent", 0)
     assert daemons.marked() == []
     assert daemons.find("parent") is None
+
+
+def _programs(daemons: Daemons) -> list[str]:
+    """What the daemons run. A child is seen before it has become its program, and not at all while it becomes it."""
+    lines = [Path(f"/proc/{each.pid}/cmdline").read_text() for each in daemons.marked()]
+    return [line.partition("\0")[0] for line in lines]
 
 
 def test_stopping_one_daemon_leaves_the_others(daemons: Daemons) -> None:
@@ -46,7 +52,7 @@ def test_stopping_one_daemon_leaves_the_others(daemons: Daemons) -> None:
 
 def test_a_daemon_that_ignores_sigterm_is_killed_after_the_grace_time(daemons: Daemons) -> None:
     stubborn = daemons.start("stubborn", ["sh", "-c", "trap '' TERM; echo ready; exec tail --follow /dev/null"])
-    daemons.wait_until("stubborn", lambda: b"ready" in daemons.log("stubborn").read_bytes(), 10)
+    daemons.wait_until("stubborn", lambda: b"ready" in daemons.log("stubborn").read_bytes(), TIMEOUT)
     daemons.stop("stubborn", 0.1)
     assert not stubborn.alive()
 
@@ -85,7 +91,7 @@ def test_a_reused_pid_is_not_the_process_that_was_recorded() -> None:
 def test_a_process_that_had_ended_before_it_was_looked_at_is_not_alive() -> None:
     with subprocess.Popen(["true"]) as child:
         handle = os.pidfd_open(child.pid)
-        select.select([handle], [], [], 10)  # ended, and not reaped yet
+        assert select.select([handle], [], [], TIMEOUT)[0]  # ended, and not reaped yet
         os.close(handle)
         assert process.process(child.pid) is None
         assert not Process(child.pid, 0).alive()
@@ -94,7 +100,7 @@ def test_a_process_that_had_ended_before_it_was_looked_at_is_not_alive() -> None
 def test_a_daemon_that_dies_while_starting_is_reported_with_the_end_of_its_log(daemons: Daemons) -> None:
     daemons.start("broken", ["sh", "-c", "echo no such flag >&2; exit 1"])
     with pytest.raises(BoxError, match="no such flag"):
-        daemons.wait_until("broken", lambda: False, 10)
+        daemons.wait_until("broken", lambda: False, TIMEOUT)
 
 
 def test_a_daemon_that_does_not_get_ready_in_time_is_reported(daemons: Daemons) -> None:
