@@ -147,14 +147,18 @@ class Say(Action):
 
 @dataclass(frozen=True)
 class Repeat(Action):
-    """Some of the last changes are said once more: duplicates, and replays of what has been left behind."""
+    """Some of the last changes are said once more: duplicates, and replays of what has been left behind.
+
+    Not by a cache that lags: it would say them before those that it holds back, which no server does.
+    """
 
     back: int
     count: int
 
     async def act(self, world: World) -> None:
-        for change in world.server.history.changes[-self.back :][: self.count]:
-            world.server.say(change.line())
+        if not world.server.lagging:
+            for change in world.server.history.changes[-self.back :][: self.count]:
+                world.server.say(change.line())
 
 
 @dataclass(frozen=True)
