@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 
 from hack.local import assets, cluster, dataset, figures, images, model
@@ -37,6 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (StepFailed, CommandFailed, cluster.BoxError) as error:
         print(f"\nThe demo failed: {error}\nLogs: {cluster.logs_folder()}", file=sys.stderr)
         return 1
+    except Exception:  # nobody has words for it: where it came from is the reason
+        traceback.print_exc()
+        print(f"\nThe demo failed; the reason stands above.\nLogs: {cluster.logs_folder()}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"\nInterrupted; everything is ended. Logs: {cluster.logs_folder()}", file=sys.stderr)
         return 130
@@ -54,7 +59,7 @@ def run(box: cluster.Box, started: float, meter: Meter) -> None:
                 step()
                 if step == session.ask_second:  # the figures need the objects that the next step deletes
                     show_figures(session.shell, recorder, box)
-        except (StepFailed, CommandFailed):
+        except Exception:
             session.describe()
             raise
 

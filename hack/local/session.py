@@ -198,7 +198,10 @@ class Session:
             'curl -sS http://$CLUSTERIP/v1/chat/completions -H "Content-Type: application/json" '
             f"-d {quote(json.dumps(body))}"
         )
-        return str(json.loads(output)["choices"][0]["message"]["content"])
+        try:
+            return str(json.loads(output)["choices"][0]["message"]["content"])
+        except (ValueError, LookupError, TypeError):
+            raise StepFailed(f"the base model did not answer, the server said: {output}") from None
 
     def check_facts(self) -> None:
         """The tuned model names every drawn fact; the base model names none of them."""

@@ -51,13 +51,18 @@ class Shell:
         return self._run(command, timeout, quiet=False, terminal=True)
 
     def export(self, name: str, command: str) -> str:
-        """Set a variable of this shell's environment from a command's output, as `export NAME=$(command)` does."""
+        """Set a variable of this shell's environment from a command's output, as `export NAME=$(command)` does.
+
+        Raises CommandFailed with what the command said on standard error, which is shown nowhere else.
+        """
         self.say(f"$ export {name}=$({command})")
-        value = subprocess.run(
-            ["bash", "-c", command], cwd=self.cwd, env=self.environment, check=True, capture_output=True, text=True
-        ).stdout.strip()
-        self.environment[name] = value
-        return value
+        ended = subprocess.run(
+            ["bash", "-c", command], cwd=self.cwd, env=self.environment, check=False, capture_output=True, text=True
+        )
+        if ended.returncode:
+            raise CommandFailed(command, f"ended with status {ended.returncode}: {ended.stderr.strip()}", ended.stderr)
+        self.environment[name] = ended.stdout.strip()
+        return self.environment[name]
 
     def _run(self, command: str, timeout: float, quiet: bool, *, terminal: bool) -> str:
         if not quiet:
