@@ -97,15 +97,19 @@ def for_tests() -> None:
     kubectl()
 
 
+def check() -> None:
+    """Raise BoxError where this machine lacks what a box needs and no way is seen to get it. Fetches nothing."""
+    _check_installable(_missing(PACKAGES))
+    if not _target("hyperkube", MODULE, ".").exists():
+        _check_go()
+
+
 def install_packages(programs: Iterable[str] = PACKAGES) -> None:
     """Install what is missing of Debian's packages. Raises BoxError where that is not possible."""
-    missing = [PACKAGES[program] for program in programs if not _present(program)]
+    missing = _missing(programs)
     if not missing:
         return
-    if shutil.which("apt-get") is None:
-        raise BoxError(f"these packages are missing and this machine has no apt-get: {', '.join(missing)}")
-    if os.geteuid() != 0:
-        raise BoxError(f"these packages are missing: sudo apt-get install {' '.join(missing)}")
+    _check_installable(missing)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with step(f"installed {' '.join(missing)}"), _no_service_starts():
         run("apt-get", "update", environment=environment)
@@ -125,8 +129,12 @@ def source_key(folder: Path, *more: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def _target(name: str, folder: Path, package: str) -> Path:
+    return cache() / f"{name}-{source_key(folder, package)}"
+
+
 def _build(name: str, folder: Path, package: str) -> Path:
-    target = cache() / f"{name}-{source_key(folder, package)}"
+    target = _target(name, folder, package)
     if target.exists():
         return target
     with _locked(cache() / f"{name}.lock"):  # a second process waits here for the first one's build
@@ -137,8 +145,7 @@ def _build(name: str, folder: Path, package: str) -> Path:
 
 
 def _compile(name: str, folder: Path, package: str, target: Path) -> None:
-    if shutil.which("go") is None:
-        raise BoxError("Go is needed to build the Kubernetes binaries, once: install it from https://go.dev/dl")
+    _check_go()
     environment = {**os.environ, "CGO_ENABLED": "0"}
     say(f"    building {name} {KUBERNETES_VERSION} with {os.cpu_count()} cores, once per machine (5 min on 2 cores)")
     total = _packages_to_compile(folder, package, environment)
@@ -160,6 +167,22 @@ def _compile(name: str, folder: Path, package: str, target: Path) -> None:
 def _packages_to_compile(folder: Path, package: str, environment: dict[str, str]) -> int:
     """All packages below the program. What is in Go's own cache already is not compiled again, so it is a bound."""
     return len(run("go", "list", "-deps", package, cwd=folder, environment=environment).splitlines())
+
+
+def _missing(programs: Iterable[str]) -> list[str]:
+    return [PACKAGES[program] for program in programs if not _present(program)]
+
+
+def _check_installable(missing: Sequence[str]) -> None:
+    if missing and shutil.which("apt-get") is None:
+        raise BoxError(f"these packages are missing and this machine has no apt-get: {', '.join(missing)}")
+    if missing and os.geteuid() != 0:
+        raise BoxError(f"these packages are missing: sudo apt-get install {' '.join(missing)}")
+
+
+def _check_go() -> None:
+    if shutil.which("go") is None:
+        raise BoxError("Go is needed to build the Kubernetes binaries, once: install it from https://go.dev/dl")
 
 
 def _present(program: str) -> bool:

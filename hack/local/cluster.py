@@ -1,7 +1,7 @@
 """AKS in a box: all its parts, started in order and ended in the reverse order.
 
 All state lies in one run folder, written before each act, so that `down` works after any crash and from any process.
-Knows nothing of the product that runs in the box.
+Of the product it knows only which images a box must hold, and where a `Site` says that things are: it deploys nothing.
 """
 
 import contextlib

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hack.local import __main__ as command
-from hack.local import cluster, machine, snapshot
+from hack.local import assets, cluster, machine, snapshot
 from hack.local.process import BoxError, Daemons
 
 EMPTY = snapshot.Snapshot(*[frozenset[str]()] * 8)
@@ -16,15 +16,39 @@ EMPTY = snapshot.Snapshot(*[frozenset[str]()] * 8)
 
 def test_another_system_is_told_what_to_do_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
-    with pytest.raises(BoxError, match=r"needs Linux .* this is Darwin.* cluster of your own"):
+    with pytest.raises(BoxError, match=r"needs Linux .* this is Darwin.*KUBECONFIG.*make deploy OVERLAY=byo"):
         machine.check()
 
 
 def test_a_user_without_root_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(BoxError, match=r"needs root .* sudo"):
+    with pytest.raises(BoxError, match=r"needs root .* sudo.*KUBECONFIG.*make deploy OVERLAY=byo"):
         machine.check()
+
+
+def test_a_machine_on_which_nothing_can_be_installed_is_told_so_before_anything_is_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("PATH", str(tmp_path))  # nothing is there
+    with pytest.raises(BoxError, match=r"missing and this machine has no apt-get: containerd"):
+        machine.check()
+
+
+def test_a_machine_without_go_is_told_so_before_anything_is_fetched_unless_kubernetes_was_built_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(assets, "PACKAGES", {})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(BoxError, match=r"Go is needed"):
+        machine.check()
+    (assets.cache() / f"hyperkube-{assets.source_key(assets.MODULE, '.')}").touch()
+    machine.check()
 
 
 def test_a_second_box_is_refused_with_the_folder_of_the_first(tmp_path: Path) -> None:
