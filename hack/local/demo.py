@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (StepFailed, CommandFailed, cluster.BoxError) as error:
         print(f"\nThe demo failed: {error}\nLogs: {cluster.logs_folder()}", file=sys.stderr)
         return 1
-    except Exception:  # noqa: BLE001: nobody has words for it, so where it came from is the reason
+    except Exception:  # noqa: BLE001 (nobody has words for it: where it came from is the reason)
         traceback.print_exc()
         print(f"\nThe demo failed; the reason stands above.\nLogs: {cluster.logs_folder()}", file=sys.stderr)
         return 1
