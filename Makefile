@@ -106,8 +106,9 @@ down: venv ## End AKS in a box and everything that it started
 images: root-on-linux venv venv-runtime ## Build the control and the runtime image with buildah
 	$(PY) -m hack.local images
 
-model-image: venv ## Pack a folder of weights as an image: make model-image FOLDER=dir IMAGE=registry/kaito-preset:tag
-	$(PY) -m hack.model_image $(FOLDER) $(IMAGE)
+# ARGS: --authfile FILE, --cert-dir DIR, --plain-http
+model-image: venv ## Pack a folder of weights as an image: make model-image FOLDER=dir IMAGE=registry/kaito-preset:tag ARGS=
+	$(PY) -m hack.model_image $(FOLDER) $(IMAGE) $(ARGS)
 
 ##@ Deploy (to the cluster of your KUBECONFIG)
 OVERLAY ?= aks

@@ -89,6 +89,7 @@ def steps(session: Session) -> list[tuple[str, Callable[[], object]]]:
     """Titles and actions, in the order of the session in README.md."""
     return [
         ("1. Both controllers, as Deployments", session.deploy),
+        ("2. The base model, packed by `make model-image`", lambda: session.show_model(model.IMAGE, model.VERSION)),
         ("2. Facts that no model can know, drawn for this run", session.show_facts),
         ("3. The Secret for the tuned adapter, and the seed's manifest", session.apply_tuning),
         ("4. From one Workspace to a node, a tuning and a served model", lambda: session.await_ready(TUNED)),

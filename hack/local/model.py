@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 from hack.local import assets, images, registry
-from hack.local.console import run, step
+from hack.local.console import run, say, step
 from hack.local.oci import Repository
 from hack.local.process import BoxError
 
@@ -76,5 +76,7 @@ def _convert(source: Path, scratch: Path) -> Path:
 
 
 def _pack(weights: Path, image: str) -> None:
-    # Through its command line, as a user would: this package imports nothing of the product.
-    run(sys.executable, "-m", "hack.model_image", weights, image, "--plain-http", cwd=REPOSITORY)
+    """As a user would, with the target that users have: this package imports nothing of the product."""
+    words = ("model-image", f"FOLDER={weights}", f"IMAGE={image}", "ARGS=--plain-http")
+    say(f"  $ make {' '.join(words)}")
+    say(run("make", "--silent", "--no-print-directory", *words, cwd=REPOSITORY).strip())

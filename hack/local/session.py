@@ -27,6 +27,7 @@ TUNED = "workspace-tuning-phi-3"  # the name in the seed's manifest
 SECOND = "workspace-smollm2-adapter"
 PRESET = "smollm2-135m-instruct"
 PUSH_SECRET = "tuned-adapters"
+ADAPTER, TAG = "adapters/facts", "0.0.1"  # of the output image; the tag is the seed's
 POLL_SECONDS = 0.5
 SHOW_SECONDS = 10.0  # at most this often, what the Workspace's condition says is shown between the table's rows
 
@@ -78,6 +79,10 @@ class Session:
 
     # 2 ---------------------------------------------------------------------------------------------------------------
 
+    def show_model(self, image: str, tag: str) -> None:
+        """The base model as `make model-image` packed and pushed it, this time or in an earlier run."""
+        self._show_image(self.site.public_registry, image, tag)
+
     def show_facts(self) -> None:
         self.shell.run(f"curl -sS {self.site.data_url}/facts.json")
 
@@ -93,7 +98,7 @@ class Session:
         )
         self.shell.environment["REGISTRY_PASSWORD"] = self.site.registry_password
 
-    def write_manifest(self, repository: str = "adapters/facts") -> Path:
+    def write_manifest(self, repository: str = ADAPTER) -> Path:
         """The seed's manifest with just the preset, the URL, the output image and the Secret's name replaced."""
         text = (self.site.repository / MANIFEST).read_text()
         replacements = {
@@ -151,19 +156,25 @@ class Session:
     def _table(self, name: str) -> "_WatchedTable":
         return _WatchedTable(self.shell, f"kubectl get workspace {name} -w")
 
-    def show_tuning(self) -> None:
+    def show_tuning(self, repository: str = ADAPTER) -> None:
         """The Job, what it reported, and the adapter in the private registry, at the digest that the status names."""
         self.shell.run(f"kubectl get job {TUNED}")
         self.shell.run(f"kubectl get workspace {TUNED} -o jsonpath='{{.status.tuning}}'")
         digest = str(self.workspace(TUNED)["status"]["tuning"]["artifact"]["digest"])
-        manifest = f"https://{self.site.private_registry}/v2/adapters/facts/manifests/0.0.1"
-        headers = self.shell.run(
-            f"curl -sSI --cacert {os.path.relpath(self.site.ca, self.shell.cwd)} "
-            f'-u {self.site.registry_user}:"$REGISTRY_PASSWORD" '
-            f"-H 'Accept: application/vnd.oci.image.manifest.v1+json' {manifest}"
+        headers = self._show_image(
+            self.site.private_registry, repository, TAG, f'{self.site.registry_user}:"$REGISTRY_PASSWORD"'
         )
         if digest not in headers:
             raise StepFailed(f"the registry's adapter is not the {digest} that the Workspace's status names")
+
+    def _show_image(self, registry: str, repository: str, tag: str, login: str = "") -> str:
+        """What a registry says of an image: its headers, with the digest."""
+        command = (
+            f"curl -sSI --fail --cacert {os.path.relpath(self.site.ca, self.shell.cwd)} "
+            "-H 'Accept: application/vnd.oci.image.manifest.v1+json' "
+            f"https://{registry}/v2/{repository}/manifests/{tag}"
+        )
+        return self.shell.run(f"{command} -u {login}" if login else command)
 
     # 6 ---------------------------------------------------------------------------------------------------------------
 
@@ -231,7 +242,7 @@ class Session:
                     {
                         "source": {
                             "name": "facts",
-                            "image": f"{self.site.private_registry}/adapters/facts:0.0.1",
+                            "image": f"{self.site.private_registry}/{ADAPTER}:{TAG}",
                             "imagePullSecrets": [PUSH_SECRET],
                         }
                     }
