@@ -105,7 +105,7 @@ def steps(session: Session) -> list[tuple[str, Callable[[], object]]]:
 
 def show_figures(shell: Shell, recorder: Recorder, box: cluster.Box) -> None:
     shell.say("\n=== Figures")
-    for figure in (*figures.latencies(recorder, box.kubeconfig), *figures.controllers(box.kubeconfig)):
+    for figure in (*figures.latencies(recorder, figures.claims(box.kubeconfig)), *figures.controllers(box.kubeconfig)):
         shell.say(str(figure))
 
 

@@ -5,7 +5,7 @@ include the watch's own delay on either side.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from kubernetes import client, config
 
 from hack.local.meter import Peak
 from hack.local.recorder import Recorder
+
+NEVER = float("inf")  # a delay whose end, or beginning, was not seen
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,18 @@ class Figure:
         return f"{words}  (in: {self.where})" if self.where else words
 
 
-def latencies(recorder: Recorder, kubeconfig: Path) -> Iterator[Figure]:
+def latencies(recorder: Recorder, claims: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
     """How long the controllers let the user wait; the worst of the session's Workspaces for each."""
-    yield Figure("Workspace seen → NodeClaim seen", _worst(_claim_delays(recorder, kubeconfig)), "s", 0.1)
-    yield Figure(
-        "Node Ready and GPUs allocatable → NodeClaim Ready", _worst(_ready_delays(recorder, kubeconfig)), "s", 1
-    )
+    yield Figure("Workspace seen → NodeClaim seen", _worst(_claim_delays(recorder, claims)), "s", 0.1)
+    yield Figure("Node Ready and GPUs allocatable → NodeClaim Ready", _worst(_ready_delays(recorder, claims)), "s", 1)
     yield Figure("pod Ready → WORKSPACEREADY True", _worst(_workspace_delays(recorder)), "s", 2)
+
+
+def claims(kubeconfig: Path) -> list[dict[str, Any]]:
+    """The NodeClaims that exist now."""
+    custom = client.CustomObjectsApi(config.new_client_from_config(config_file=str(kubeconfig)))
+    found: list[dict[str, Any]] = custom.list_cluster_custom_object("karpenter.sh", "v1", "nodeclaims")["items"]
+    return found
 
 
 def controllers(kubeconfig: Path) -> Iterator[Figure]:
@@ -63,43 +70,29 @@ def machine(memory: Peak, disk: Peak, cached_mib: float) -> Iterator[Figure]:
 
 
 def _worst(delays: Iterator[float]) -> float:
-    return max(delays, default=float("inf"))  # nothing seen is no success
+    return max(delays, default=NEVER)  # nothing seen is no success
 
 
-def _claim_delays(recorder: Recorder, kubeconfig: Path) -> Iterator[float]:
-    owners = _owners(kubeconfig)
-    for claim in recorder.names("NodeClaim"):
-        asked = recorder.when("Workspace", owners.get(claim, ""), "Added")
-        made = recorder.when("NodeClaim", claim, "Added")
-        if asked is not None and made is not None:
-            yield made - asked
+def _claim_delays(recorder: Recorder, claims: Sequence[Mapping[str, Any]]) -> Iterator[float]:
+    for claim in claims:
+        name, owner = claim["metadata"]["name"], claim["metadata"]["labels"].get("kaito.sh/workspace", "")
+        yield _delay([recorder.when("Workspace", owner, "Added")], recorder.when("NodeClaim", name, "Added"))
 
 
-def _ready_delays(recorder: Recorder, kubeconfig: Path) -> Iterator[float]:
-    for claim in _claims(kubeconfig):
+def _ready_delays(recorder: Recorder, claims: Sequence[Mapping[str, Any]]) -> Iterator[float]:
+    for claim in claims:
         node = claim.get("status", {}).get("nodeName", "")
-        moments = [recorder.when("Node", node, "Ready"), recorder.when("Node", node, "Gpus")]
-        ready = recorder.when("NodeClaim", claim["metadata"]["name"], "Ready")
-        known = [moment for moment in moments if moment is not None]
-        if ready is not None and len(known) == len(moments):
-            yield ready - max(known)
+        causes = [recorder.when("Node", node, what) for what in ("Ready", "Gpus")]
+        yield _delay(causes, recorder.when("NodeClaim", claim["metadata"]["name"], "Ready"))
 
 
 def _workspace_delays(recorder: Recorder) -> Iterator[float]:
     for workspace in recorder.names("Workspace"):
         pod = recorder.when("Pod", f"{workspace}-0", "Ready")
-        ready = recorder.when("Workspace", workspace, "WorkspaceReady")
-        if pod is not None and ready is not None:
-            yield ready - pod
+        yield _delay([pod], recorder.when("Workspace", workspace, "WorkspaceReady"))
 
 
-def _owners(kubeconfig: Path) -> dict[str, str]:
-    """NodeClaim name → Workspace name, of the claims that exist now."""
-    named = [claim["metadata"] for claim in _claims(kubeconfig)]
-    return {metadata["name"]: metadata["labels"].get("kaito.sh/workspace", "") for metadata in named}
-
-
-def _claims(kubeconfig: Path) -> list[dict[str, Any]]:
-    custom = client.CustomObjectsApi(config.new_client_from_config(config_file=str(kubeconfig)))
-    found: list[dict[str, Any]] = custom.list_cluster_custom_object("karpenter.sh", "v1", "nodeclaims")["items"]
-    return found
+def _delay(causes: Sequence[float | None], effect: float | None) -> float:
+    """From the last of the causes to the effect; NEVER when one of them was not seen."""
+    moments = [moment for moment in causes if moment is not None]
+    return effect - max(moments) if effect is not None and len(moments) == len(causes) else NEVER

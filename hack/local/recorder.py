@@ -2,7 +2,9 @@
 
 Timestamps in Kubernetes objects have whole seconds, too coarse for the figures that the demo and e2e print. A Recorder
 watches the few kinds that matter with the official client and notes the monotonic time at which each *fact* about an
-object was first seen: `Added`, a condition that is True, GPUs that became allocatable. It judges nothing.
+object was first seen: `Added`, a condition that is True, what a condition gave as its reason, GPUs that became
+allocatable, a first training step. Each watch goes on where the one before it ended, so that what was true for a
+moment only is seen too. It judges nothing.
 """
 
 import threading
@@ -21,12 +23,15 @@ Fact = tuple[str, str, str]  # kind, name, what
 
 
 def facts(kind: str, item: Mapping[str, Any]) -> Iterator[str]:
-    """Name what is true of an object now, in words that stay stable: "Added", "Ready", "Gpus" …"""
+    """Name what is true of an object now, in words that stay stable: "Added", "Ready", "Ready KubeletReady", "Gpus" …"""
     yield "Added"
     status = item.get("status") or {}
     for condition in status.get("conditions") or []:
         if condition["status"] == "True":
             yield condition["type"]
+        yield f"{condition['type']} {condition.get('reason', '')}"
+    if kind == "Workspace" and (status.get("tuning") or {}).get("step", 0) > 0:
+        yield "Step"
     if kind == "Node" and any(int((status.get("allocatable") or {}).get(name, 0)) for name in GPU_RESOURCES):
         yield "Gpus"
 
@@ -76,18 +81,22 @@ class Recorder:
             added = [(moment, fact[1]) for fact, moment in self._seen.items() if fact[0] == kind and fact[2] == "Added"]
         return [name for _, name in sorted(added)]
 
-    def _record(self, kind: str, list_call: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-        while not self._stopping.is_set():
-            try:
-                for event in watch.Watch().stream(list_call, timeout_seconds=WATCH_SECONDS, **arguments):
-                    self._note(kind, event["raw_object"], time.monotonic())
-                    if self._stopping.is_set():
-                        return
-            except (client.ApiException, OSError, client.rest.urllib3.exceptions.HTTPError):
-                # The kind is not served yet, or the API server is away: look again. What was missed shows when it is seen.
-                self._stopping.wait(RECONNECT_SECONDS)
-
-    def _note(self, kind: str, item: Mapping[str, Any], moment: float) -> None:
+    def note(self, kind: str, item: Mapping[str, Any], moment: float) -> None:
+        """Keep what is true of an object, at that moment, unless it was seen before."""
         with self._lock:
             for what in facts(kind, item):
                 self._seen.setdefault((kind, item["metadata"]["name"], what), moment)
+
+    def _record(self, kind: str, list_call: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+        watcher = watch.Watch()
+        while not self._stopping.is_set():
+            try:
+                since = {"resource_version": watcher.resource_version} if watcher.resource_version else {}
+                for event in watcher.stream(list_call, timeout_seconds=WATCH_SECONDS, **since, **arguments):
+                    self.note(kind, event["raw_object"], time.monotonic())
+                    if self._stopping.is_set():
+                        return
+            except (client.ApiException, OSError, client.rest.urllib3.exceptions.HTTPError):
+                # The kind is not served yet, the API server is away or has forgotten where we were: begin anew.
+                watcher = watch.Watch()
+                self._stopping.wait(RECONNECT_SECONDS)

@@ -8,19 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from kubernetes import client
 
 from hack.local import cluster, demo
 from hack.local.session import Session, StepFailed
 from hack.local.shell import CommandFailed, Shell
 
-KUBECONFIG = {
-    "clusters": [{"name": "box", "cluster": {"server": "http://127.0.0.1:1"}}],
-    "users": [{"name": "nobody", "user": {}}],
-    "contexts": [{"name": "box", "context": {"cluster": "box", "user": "nobody"}}],
-    "current-context": "box",
-}
+KUBECONFIG = """
+clusters: [{name: box, cluster: {server: "http://127.0.0.1:1"}}]
+users: [{name: nobody, user: {}}]
+contexts: [{name: box, context: {cluster: box, user: nobody}}]
+current-context: box
+"""
 FAILURES = (
     StepFailed("no such state"),
     CommandFailed("kubectl apply", "ended with status 1", ""),
@@ -35,7 +34,7 @@ FAILURES = (
 def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[cluster.Box]:
     """A box that is "up" as long as there is a file of that name."""
     box = cluster.Box(tmp_path)
-    box.kubeconfig.write_text(yaml.safe_dump(KUBECONFIG))
+    box.kubeconfig.write_text(KUBECONFIG)
 
     def up() -> cluster.Box:
         (tmp_path / "up").touch()
