@@ -1,6 +1,7 @@
 """Fixtures of the runtime's tests: registries of their own, a model and a tuning Job. Only the model needs torch."""
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +20,13 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
-def sigterm() -> Iterator[None]:
-    """Take back what a program that ran in this process does at SIGTERM."""
-    before = signal.getsignal(signal.SIGTERM)
+def as_before() -> Iterator[None]:
+    """Take back what a program that ran in this process does at SIGTERM, and what it set for its libraries."""
+    before, environment = signal.getsignal(signal.SIGTERM), dict(os.environ)
     yield
     signal.signal(signal.SIGTERM, before)
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 @pytest.fixture
