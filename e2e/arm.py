@@ -14,10 +14,9 @@ class Arm:
         self._url = url
         self._verify = str(authority)
 
-    def accepted_puts(self) -> Counter[str]:
-        """How many PUTs changed the world, by pool."""
-        entries = self._call("GET", "/admin/log?method=PUT")
-        return Counter(entry["pool"] for entry in entries if entry["committed"])
+    def puts(self) -> Counter[str]:
+        """How many PUTs there were, by pool: also those that were refused."""
+        return Counter(entry["pool"] for entry in self._call("GET", "/admin/log?method=PUT"))
 
     def pools(self) -> list[str]:
         return list(self._call("GET", "/admin/state")["pools"])

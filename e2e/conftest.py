@@ -8,6 +8,8 @@ from kubernetes import client, config
 
 from e2e.arm import Arm
 from hack.local import cluster, demo, snapshot
+from hack.local.meter import Meter
+from hack.local.recorder import Recorder
 from hack.local.session import Session
 
 TRANSCRIPT = "e2e-transcript.log"
@@ -21,7 +23,21 @@ def machine_before() -> snapshot.Snapshot:
 
 
 @pytest.fixture(scope="session")
-def box(machine_before: snapshot.Snapshot) -> Iterator[cluster.Box]:
+def meter(machine_before: snapshot.Snapshot) -> Iterator[Meter]:
+    """How much of the machine is used beyond what was before the box."""
+    meter = Meter(cluster.REPOSITORY, "the box").start()
+    yield meter
+    meter.stop()
+
+
+@pytest.fixture(autouse=True)
+def story(request: pytest.FixtureRequest, meter: Meter) -> None:
+    """Lets the meter know in which story a peak was reached."""
+    meter.step = request.node.name
+
+
+@pytest.fixture(scope="session")
+def box(machine_before: snapshot.Snapshot, meter: Meter) -> Iterator[cluster.Box]:
     with cluster.running() as running:
         yield running
 
@@ -39,6 +55,13 @@ def session(box: cluster.Box) -> Iterator[Session]:
             prepared.deploy()
             prepared.create_push_secret()
             yield prepared
+
+
+@pytest.fixture(scope="module")
+def recorder(box: cluster.Box) -> Iterator[Recorder]:
+    """What was ever true in the cluster, from a module's first story on that asks."""
+    with demo.recording(box) as recorder:
+        yield recorder
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +94,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed and transcript.exists():
         report.sections.append(("transcript", "\n".join(transcript.read_text().splitlines()[-150:])))
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Figures are shown whether or not they meet their targets; a story hands them over with `record_property`."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    found = [str(value) for report in reports for name, value in report.user_properties if name == "figure"]
+    if found:
+        terminalreporter.section("figures")
+        terminalreporter.write("\n".join([*found, ""]))

@@ -33,8 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         with cluster.running(keep=options.keep) as box:
             run(box, started, meter)
         meter.stop()
-        for figure in figures.machine(meter.memory, meter.disk, cached):
-            print(figure)
+        print(figures.memory(meter.memory), figures.disk(meter.disk, cached), sep="\n")
     except (StepFailed, CommandFailed, cluster.BoxError) as error:
         print(f"\nThe demo failed: {error}\nLogs: {cluster.logs_folder()}", file=sys.stderr)
         return 1

@@ -63,10 +63,13 @@ def controllers(kubeconfig: Path) -> Iterator[Figure]:
             yield Figure(f"memory of {name}", float(match[1]) / 1024 / 1024, "MiB", 120)
 
 
-def machine(memory: Peak, disk: Peak, cached_mib: float) -> Iterator[Figure]:
-    """What the whole demo needs; `cached_mib` is what earlier runs left on the disk for it."""
-    yield Figure("memory of the whole demo, peak", memory.mib / 1024, "GiB", 16, memory.step)
-    yield Figure("disk of the whole demo, peak", (disk.mib + cached_mib) / 1024, "GiB", 35, disk.step)
+def memory(peak: Peak) -> Figure:
+    return Figure("memory of the whole session, peak", peak.mib / 1024, "GiB", 16, peak.step)
+
+
+def disk(peak: Peak, cached_mib: float) -> Figure:
+    """`cached_mib` is what earlier runs left on the disk for this one: it needs that too."""
+    return Figure("disk of the whole session, peak", (peak.mib + cached_mib) / 1024, "GiB", 35, peak.step)
 
 
 def _worst(delays: Iterator[float]) -> float:
