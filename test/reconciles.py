@@ -11,6 +11,7 @@ import pytest
 
 from kube.meta import Key
 from kube.queue import WorkQueue
+from kube.store import Consistency
 from test.expect import eventually
 
 
@@ -27,6 +28,20 @@ def count_runs(monkeypatch: pytest.MonkeyPatch, reconciler: type[Any]) -> Counte
 
     monkeypatch.setattr(reconciler, "reconcile", counted)
     return ended
+
+
+def count_passes(monkeypatch: pytest.MonkeyPatch) -> Counter[Key]:
+    """From now on, how many reconciles of each key went on: past the gate, and about an object that is there."""
+    passed: Counter[Key] = Counter()
+    original = Consistency.caught_up
+
+    def counted(self: Consistency, owner: Key, uid: str = "") -> bool:
+        answer = original(self, owner, uid)
+        passed[owner] += answer and uid != ""
+        return answer
+
+    monkeypatch.setattr(Consistency, "caught_up", counted)
+    return passed
 
 
 async def repeat(queue: WorkQueue[Key], keys: Collection[Key], runs: Counter[Key], times: int) -> None:
