@@ -46,6 +46,8 @@ SHORT_WATCH = 1.0
 # How long the end of the initial events may be awaited without any: the server does not know WatchList and took the
 # request for a plain watch, which never says where the beginning ends.
 INITIAL_SECONDS = 60.0
+# How long the first reading may take before the garbage collector is on again: one kind may never be served.
+FIRST_SECONDS = 120.0
 # How often a quiet watch is checked against etcd going back in time (restored from a backup): one object is listed.
 PROBE_SECONDS = 300.0
 # A watch that broke, or a bookmark that went back, makes the server's position doubtful, but where that happens all the
@@ -156,6 +158,10 @@ class Reflector(Generic[T]):
         """Mirror until cancelled."""
         state: State[T] = Unknown()
         try:
+            with GARBAGE.paused():
+                patience = self._clock.monotonic() + FIRST_SECONDS
+                while not self.synced.is_set() and self._clock.monotonic() < patience:
+                    state = await self.step(state)
             while True:
                 state = await self.step(state)
         finally:
@@ -227,32 +233,30 @@ class Reflector(Generic[T]):
         return Filling(stream, self._store.empty())
 
     async def _fill(self, state: Filling[T]) -> State[T]:
-        with GARBAGE.paused(self.synced):
-            grown = self._clock.monotonic()
-            while lines := await state.stream.lines():
-                count = len(state.content)
-                frames = map(self._codec.frame, lines)
-                if end := _gather(frames, state.content):
-                    await self._swap(state.content, end)
-                    await self._follow(frames)
-                    return Watching(state.stream, self._clock.monotonic())
-                if len(state.content) > count:
-                    grown = self._clock.monotonic()
-                elif self._clock.monotonic() - grown > INITIAL_SECONDS:
-                    self._watch_list = False
-                    break
+        grown = self._clock.monotonic()
+        while lines := await state.stream.lines():
+            count = len(state.content)
+            frames = map(self._codec.frame, lines)
+            if end := _gather(frames, state.content):
+                await self._swap(state.content, end)
+                await self._follow(frames)
+                return Watching(state.stream, self._clock.monotonic())
+            if len(state.content) > count:
+                grown = self._clock.monotonic()
+            elif self._clock.monotonic() - grown > INITIAL_SECONDS:
+                self._watch_list = False
+                break
         raise errors.ConnectionFailed("the watch did not say where its initial events end")
 
     async def _list(self, state: Listing[T]) -> State[T]:
-        with GARBAGE.paused(self.synced):
-            self.metrics.lists += 1
-            page = await self._page(token=state.token)
-            for item in page.items:
-                state.content.put(item)
-            if page.metadata.continue_:
-                return Listing(state.content, page.metadata.continue_)
-            await self._swap(state.content, page.metadata.resource_version)
-            return Listed()
+        self.metrics.lists += 1
+        page = await self._page(token=state.token)
+        for item in page.items:
+            state.content.put(item)
+        if page.metadata.continue_:
+            return Listing(state.content, page.metadata.continue_)
+        await self._swap(state.content, page.metadata.resource_version)
+        return Listed()
 
     async def _resume(self) -> State[T]:
         await self._compare()
