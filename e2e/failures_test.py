@@ -3,7 +3,7 @@ healing where that is possible. Failures that cost nothing come first; those of 
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,9 +11,12 @@ import yaml
 from kubernetes import client
 
 from e2e.arm import Arm
+from hack.local.recorder import Recorder
 from hack.local.session import PRESET, Session, condition, condition_of
 from hack.local.shell import CommandFailed
+from test.expect import wait_until
 
+INSTANCE_TYPE = "Standard_NC6s_v3"
 TUNING = "tuning-released"
 
 
@@ -21,7 +24,7 @@ def root(workspace: Mapping[str, Any]) -> Mapping[str, Any]:
     return condition_of(workspace, "WorkspaceReady")
 
 
-def inference(name: str, *, preset: str = PRESET, instance_type: str = "Standard_NC6s_v3") -> dict[str, Any]:
+def inference(name: str, *, preset: str = PRESET, instance_type: str = INSTANCE_TYPE) -> dict[str, Any]:
     return {
         "apiVersion": "kaito.sh/v1beta1",
         "kind": "Workspace",
@@ -48,9 +51,17 @@ def replacement(core: client.CoreV1Api, name: str) -> str:
     return " ".join(event.message for event in events if event.reason == "NodeClaimReplaced")
 
 
-def await_nodes(session: Session, name: str, timeout: float = 120) -> list[str]:
-    ready = session.await_workspace(name, lambda found: condition(found, "ResourceReady") == "True", timeout)
-    return list(ready["status"]["workerNodes"])
+def showed(recorder: Recorder, name: str, *reasons: str) -> bool:
+    """Whether one of these ever stood in the REASON column."""
+    return any(recorder.when("Workspace", name, f"WorkspaceReady {reason}") is not None for reason in reasons)
+
+
+def await_nodes(session: Session, name: str, timeout: float = 120, *, other_than: Sequence[str] = ()) -> list[str]:
+    def there(found: Mapping[str, Any]) -> bool:
+        nodes = found.get("status", {}).get("workerNodes", [])
+        return condition(found, "ResourceReady") == "True" and not set(nodes) & set(other_than)
+
+    return list(session.await_workspace(name, there, timeout)["status"]["workerNodes"])
 
 
 @pytest.fixture(autouse=True)
@@ -87,33 +98,34 @@ def test_a_quota_refusal_shows_its_numbers_and_costs_nothing(session: Session, a
 def test_a_capacity_refusal_is_named_and_heals_when_capacity_comes_back(session: Session, arm: Arm) -> None:
     arm.fault(kind="fail", error="allocation", times=1)
     apply(session, inference("no-capacity"))
-    await_reason(session, "no-capacity", "InsufficientCapacity", 60)
+    said = await_reason(session, "no-capacity", "InsufficientCapacity", 60)
+    assert INSTANCE_TYPE in said["message"]
     await_nodes(session, "no-capacity", 240)
 
 
 def test_an_agent_pool_deleted_behind_our_back_is_named_and_replaced(
-    session: Session, arm: Arm, core: client.CoreV1Api
+    session: Session, arm: Arm, core: client.CoreV1Api, recorder: Recorder
 ) -> None:
     apply(session, inference("lost-pool"))
     before = await_nodes(session, "lost-pool")
     (pool,) = arm.pools()
     arm.delete_pool(pool)
-    session.await_workspace("lost-pool", lambda found: condition(found, "ResourceReady") == "False", 120)
-    assert await_nodes(session, "lost-pool", 240) != before
+    await_nodes(session, "lost-pool", 240, other_than=before)
     # Azure takes the pool's node away as well; which of the two the provisioner sees first is not ours to say.
+    wait_until(lambda: showed(recorder, "lost-pool", "InstanceNotFound", "NodeDeleted"))
     said = replacement(core, "lost-pool")
     assert "InstanceNotFound" in said or "NodeDeleted" in said
 
 
 def test_a_deleted_node_is_named_and_replaced_and_its_agent_pool_goes(
-    session: Session, arm: Arm, core: client.CoreV1Api
+    session: Session, arm: Arm, core: client.CoreV1Api, recorder: Recorder
 ) -> None:
     apply(session, inference("lost-node"))
-    (node,) = await_nodes(session, "lost-node")
+    (node,) = before = await_nodes(session, "lost-node")
     (pool,) = arm.pools()
     session.shell.run(f"kubectl delete node {node} --wait=false")
-    session.await_workspace("lost-node", lambda found: node not in found["status"].get("workerNodes", []), 120)
-    assert await_nodes(session, "lost-node", 240) != [node]
+    await_nodes(session, "lost-node", 240, other_than=before)
+    wait_until(lambda: showed(recorder, "lost-node", "NodeDeleted"))
     assert "NodeDeleted" in replacement(core, "lost-node")
     session.await_workspace("lost-node", lambda _: pool not in arm.pools(), 60)
 
@@ -136,9 +148,11 @@ def test_a_tuning_says_what_is_wrong_step_by_step_heals_and_then_gives_its_node_
     assert "broken.jsonl" in said["message"]
     session.await_workspace(TUNING, lambda found: found["status"]["state"] == "Failed", 30)  # once its Job says so
 
-    manifest["tuning"]["input"]["urls"] = ["http://198.18.0.1:9/facts.parquet"]  # port 9, discard: nobody listens
+    nobody = "http://198.18.0.1:9/facts.parquet"  # port 9, discard: nobody listens
+    manifest["tuning"]["input"]["urls"] = [nobody]
     apply(session, manifest)
-    await_reason(session, TUNING, "DataUnreachable", 120)
+    said = await_reason(session, TUNING, "DataUnreachable", 120)
+    assert nobody in said["message"]
 
     manifest["tuning"]["input"]["urls"] = good
     apply(session, manifest)
