@@ -8,7 +8,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from kubernetes import client as independent
@@ -18,10 +18,11 @@ from controller.loop import Loop
 from hack.local.controlplane import ControlPlane
 from kube.client import Client
 from kube.metrics import REST
+from provisioner.cloud import Instance
 from test.clock import LeapingClock
 from test.conftest import establish_crds
 from test.controller.stage import INFERENCE, Json, Stage, changed, running
-from test.expect import eventually
+from test.expect import TIMEOUT, eventually
 from test.kube.outage import API_SERVER, Outage
 from test.provisioner.conftest import CLAIMS, Box, boxed
 
@@ -66,6 +67,19 @@ class Session:
     box: Box
     clock: FastLoopClock
     controller: Loop
+    listing: asyncio.Event = field(default_factory=asyncio.Event)  # while not set, the cloud keeps its list to itself
+
+    def __post_init__(self) -> None:
+        """Put `listing` before the list of pools, as the provisioner asks for it: there no time runs out meanwhile."""
+        self.listing.set()
+        cloud = self.box.loops[0]._cloud
+        list_now = cloud.list
+
+        async def list_when_let() -> tuple[Instance, ...]:
+            await self.listing.wait()
+            return await list_now()
+
+        cloud.list = list_when_let  # type: ignore[method-assign]  # what is under test stays as it is
 
     # The user and the machines
 
@@ -142,7 +156,7 @@ class Session:
             self.clock.jump(PATIENCE)
             return _unanswered() - before >= times
 
-        await eventually(often)
+        await eventually(often, timeout=4 * TIMEOUT)
 
     # What must be so
 
