@@ -8,7 +8,7 @@ import functools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import msgspec
 import pytest
@@ -109,6 +109,17 @@ async def running(candidate: LeaderElector, lead: Callable[[], Awaitable[None]] 
         await asyncio.wait({task})
 
 
+class Durations(TypedDict):
+    lease_duration: float
+    renew_deadline: float
+    retry_period: float
+
+
+def shorter(times: float) -> Durations:
+    """Production's durations, so many times shorter."""
+    return {"lease_duration": 15 / times, "renew_deadline": 10 / times, "retry_period": 2 / times}
+
+
 @pytest.fixture
 def clock() -> VirtualClock:
     return VirtualClock()
@@ -158,6 +169,26 @@ async def test_second_candidate_takes_over_within_a_retry_period_and_a_second_af
     assert server.spec["leaseTransitions"] == 1
     waiting.cancel()
     await asyncio.wait({waiting})
+
+
+async def test_lease_says_since_when_its_holder_holds_it(server: LeaseServer, link: Link, clock: VirtualClock) -> None:
+    said: list[tuple[str, str]] = []
+
+    def look() -> None:
+        assert server.spec is not None
+        said.append((server.spec["acquireTime"], server.spec["renewTime"]))
+
+    async with running(elector(link, "first", clock)):
+        await clock.settle()
+        look()
+        await clock.advance(60)
+        look()
+    async with running(elector(Link(server, clock), "second", clock)):
+        await clock.settle()
+        look()
+    begin, renewed, taken = said
+    assert begin[0] == renewed[0] < taken[0]
+    assert begin[1] < renewed[1] == taken[1] == taken[0]
 
 
 @pytest.mark.parametrize("fault", ["refused", "500", "surprise", "hangs", "answer lost"])
