@@ -1,8 +1,8 @@
 """A leader whose API server freezes: no write leaves it after the renew deadline, and another one goes on afterwards.
 
 The server is real and stopped with SIGSTOP, so that connections stay open and nobody answers. What leaves the leader is
-noted at a gateway. Time is virtual and waits for the sockets; what it is worth to processes and real minutes is for the
-nightly run of test/controller/minutes_test.py.
+noted at a gateway. Time is virtual and waits for the sockets; or the machine's, less that in which the loop of this process
+stood still. What it is worth to processes is for the nightly run of test/controller/minutes_test.py.
 """
 
 import asyncio
@@ -17,20 +17,24 @@ import pytest
 from hack.local.controlplane import ControlPlane
 from kube.api.workload import CONFIG_MAPS
 from kube.client import Client
-from kube.clock import Clock
+from kube.clock import Clock, SystemClock
 from kube.errors import KubeError, NotFound, NotLeading
 from kube.lease import LeaderElector, LeadershipLost
 from kube.meta import Key
+from test.background import endless
 from test.clock import VirtualClock
 from test.expect import eventually
 from test.kube.gateway import Gateway, gateway
-from test.kube.lease_test import running
+from test.kube.lease_test import running, shorter
+from test.kube.looptime import OwnTime
 from test.kube.outage import API_SERVER, Outage
 from test.kube.proxy import FaultProxy
 from test.kube.unplugged import unplugged
+from test.profile import examples
 
 DEADLINE = 10.0  # the elector's own
 PERIOD = 0.25  # between two writes
+TURNS = 0.3  # of the loop, from the end of a deadline until what it ended has been noted
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +120,35 @@ async def test_writes_end_by_the_deadline_when_the_server_freezes_and_the_next_o
                 with pytest.raises(NotLeading):
                     await client.create(CONFIG_MAPS, {"metadata": {"namespace": "default", "name": "late"}})
         assert max(written(between)) == begin + late
+
+
+async def test_writes_end_by_the_deadline_in_the_machines_time(outage: Outage, tmp_path: Path) -> None:
+    """A fifth of production's durations; production's in a nightly run."""
+    own, durations = OwnTime(), shorter(examples(5, 1))
+    begin = 0.0
+    async with (
+        gateway(outage.plane.kubeconfig, tmp_path, own) as (between, kubeconfig),
+        await Client.connect(user_agent="alone", kubeconfig=kubeconfig) as client,
+        endless(own.run()),
+    ):
+        alone = LeaderElector(client, Key("default", "alone"), "alone", **durations)
+        client.guard = alone.may_write
+
+        async def lead() -> None:
+            nonlocal begin
+            outage.freeze(API_SERVER)
+            begin = own.monotonic()
+            await Writer(client, SystemClock()).run()
+
+        try:
+            with pytest.raises(LeadershipLost):
+                await alone.run(lead)
+        finally:
+            outage.thaw(API_SERVER)
+        took = own.monotonic() - begin
+        last = max(written(between), default=begin) - begin
+        print(f"last write after {last:.2f} s, lost after {took:.2f} s of {durations['renew_deadline']:g} s")
+        assert last <= took <= durations["renew_deadline"] + TURNS
 
 
 async def test_write_whose_connection_was_slow_is_not_sent_after_leadership_was_lost(

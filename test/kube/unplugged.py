@@ -68,7 +68,10 @@ class Unplugged(Client):
 
     async def answered(self) -> None:
         """Wait until nothing is under way; an open watch is."""
-        await eventually(lambda: not self._under_way)
+        await eventually(self.idle)
+
+    def idle(self) -> bool:
+        return not self._under_way
 
     def paths(self) -> set[str]:
         return {path for _, _, path in self.attempts}
