@@ -1,7 +1,8 @@
 """`python -m hack.bench.kube`: everything that design targets name, measured in one run beside what else there is.
 
 Five repetitions, in each of which every candidate runs once (so A/B/A/B), then what takes minutes but no CPU time, all at
-once. Prints a table, writes build/bench/kube.json, and with --write-docs the table in docs/performance.md.
+once. Prints a table; where everything was measured it writes build/bench/kube.json, and with --write-docs the table in
+docs/performance.md.
 """
 
 import argparse
@@ -33,6 +34,11 @@ class Options:
     repetitions: int
     peers: bool
     write_docs: bool
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything is measured: figures of a part would pass for those of all."""
+        return self.only == IDS and self.peers
 
 
 class Log:
@@ -81,10 +87,11 @@ def parse(arguments: Sequence[str]) -> Options:
     only = tuple(given.only.split(",")) if given.only else IDS
     if unknown := set(only) - set(IDS):
         parser.error(f"no such measurement: {', '.join(sorted(unknown))}")
-    if given.write_docs and (given.only or given.no_peers):
-        parser.error("the documentation shows everything: --write-docs goes with neither --only nor --no-peers")
     repetitions = QUICK_REPETITIONS if given.quick else REPETITIONS
-    return Options(only, repetitions, not given.no_peers, given.write_docs)
+    options = Options(only, repetitions, not given.no_peers, given.write_docs)
+    if options.write_docs and not options.whole:
+        parser.error("the documentation shows everything: --write-docs goes with neither --only nor --no-peers")
+    return options
 
 
 def machine() -> str:
@@ -110,8 +117,9 @@ def main(arguments: Sequence[str]) -> int:
     print(report.table(found))
     missed = sum(not result.ok for result in found)
     print(f"{where}; {options.repetitions} repetitions, {time.monotonic() - started:.0f} s, {missed} missed")
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    OUTPUT.write_text(report.as_json(found), encoding="utf-8")
+    if options.whole:
+        OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+        OUTPUT.write_text(report.as_json(found), encoding="utf-8")
     if options.write_docs:
         text = f"{where}; median (least…most) of {options.repetitions} repetitions\n\n{report.markdown(found)}"
         DOCUMENT.write_text(report.insert(DOCUMENT.read_text(encoding="utf-8"), text), encoding="utf-8")
