@@ -38,7 +38,6 @@ class Span:
 
     wall: float
     cpu: float
-    stall: float
 
 
 class Probe:
@@ -81,7 +80,7 @@ class Probe:
         """Wait for the end of the phase."""
         await self._reached.wait()
         wall, cpu = self._ended
-        return Span(wall - self._started, cpu - self._cpu, self.stall.longest)
+        return Span(wall - self._started, cpu - self._cpu)
 
     def latencies(self) -> Sequence[float]:
         """Seconds from sending to reconciling, of each event of the last phase."""

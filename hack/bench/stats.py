@@ -30,20 +30,27 @@ def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[f
 
 @dataclass(frozen=True)
 class Target:
-    """What a median has to keep."""
+    """What a figure has to keep: its median, or where it is to hold `always`, each repetition of it."""
 
     limit: float
     at_least: bool
+    always: bool = False
 
-    def met(self, value: float) -> bool:
+    def met(self, summary: Summary) -> bool:
+        worst = summary.least if self.at_least else summary.most
+        value = worst if self.always else summary.median
         return value >= self.limit if self.at_least else value <= self.limit
 
     def __str__(self) -> str:
-        return f"{'≥' if self.at_least else '≤'} {self.limit:g}"
+        return f"{'always ' if self.always else ''}{'≥' if self.at_least else '≤'} {self.limit:g}"
 
 
 def at_most(limit: float) -> Target:
     return Target(limit, at_least=False)
+
+
+def never_above(limit: float) -> Target:
+    return Target(limit, at_least=False, always=True)
 
 
 def at_least(limit: float) -> Target:

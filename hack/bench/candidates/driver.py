@@ -16,7 +16,8 @@ from hack.bench.task import Load, Task, answer
 
 Action = Callable[[Task, Probe], Awaitable[Mapping[str, Any]]]
 
-# Between two phases: what the last one left behind (queues, per-object tasks) is done by then.
+# Between two phases: what the last one left behind (queues, per-object tasks, garbage) is done by then. How long it held
+# the loop up belongs to the phase that left it.
 SETTLE = 0.5
 # How often the server is asked whether a mirror has noticed that its stream is dead.
 LOOK = 0.1
@@ -64,7 +65,7 @@ async def _sync(task: Task, probe: Probe, before: int) -> Mapping[str, Any]:
     return {
         "sync_s": span.wall,
         "sync_cpu_us": span.cpu / task.objects * 1e6,
-        "sync_stall_ms": span.stall * 1e3,
+        "sync_stall_ms": probe.stall.longest * 1e3,
         "bytes_per_object": (resident_bytes() - before) / task.objects,
         "peak_per_object": (peak_bytes() - before) / task.objects,
     }
@@ -77,13 +78,14 @@ async def churn(task: Task, probe: Probe) -> Mapping[str, Any]:
         probe.expect(**{"reconciled" if load.rate else "handled": load.events})
         ask(task.control, "push", port=task.port, events=load.events, rate=load.rate)
         span = await probe.span()
-        figures |= _latencies(load, probe, span) if load.rate else _cost(load, span)
         await asyncio.sleep(SETTLE)
+        figures |= _latencies(load, probe, span) if load.rate else _cost(load, probe, span)
     return figures
 
 
-def _cost(load: Load, span: Span) -> Mapping[str, Any]:
-    return {"event_us": span.cpu / load.events * 1e6, "event_stall_ms": span.stall * 1e3, "event_wall_s": span.wall}
+def _cost(load: Load, probe: Probe, span: Span) -> Mapping[str, Any]:
+    stall = probe.stall.longest
+    return {"event_us": span.cpu / load.events * 1e6, "event_stall_ms": stall * 1e3, "event_wall_s": span.wall}
 
 
 def _latencies(load: Load, probe: Probe, span: Span) -> Mapping[str, Any]:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from hack.bench import plan
 from hack.bench.measurements import IDS, MEASUREMENTS, results
 from hack.bench.plan import Run
@@ -68,3 +70,11 @@ def test_a_ratio_is_taken_within_each_repetition() -> None:
     [cost] = results(figures, ["T1"])
     assert cost.value is not None
     assert (cost.value.least, cost.value.most) == (2.0, 3.0)
+
+
+@pytest.mark.parametrize("row", ["T5", "GC"])
+def test_one_repetition_in_which_the_loop_stood_still_is_one_too_many(row: str) -> None:
+    figures = {run.name: [Anything(), Anything(), Anything(sync_stall_ms=31.0)] for run in planned()}
+    stalls = [each for each in results(figures, [row]) if "stall" in each.measurement.name]
+    assert stalls
+    assert not any(each.ok for each in stalls)

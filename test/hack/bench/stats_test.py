@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hack.bench.stats import Summary, at_least, at_most, ratios
+from hack.bench.stats import Summary, at_least, at_most, never_above, ratios
 
 measured = st.lists(st.floats(min_value=0.001, max_value=1e6), min_size=1, max_size=9)
 
@@ -39,9 +39,15 @@ def test_repetitions_that_do_not_pair_up_give_no_ratio() -> None:
         ratios([1.0, 2.0], [1.0])
 
 
-def test_a_target_says_from_which_side_it_is_met() -> None:
-    assert at_most(1.6).met(1.6)
-    assert not at_most(1.6).met(1.61)
-    assert at_least(50).met(50)
-    assert not at_least(50).met(49.9)
+def test_a_target_says_from_which_side_the_median_meets_it() -> None:
+    assert at_most(1.6).met(Summary(1.6, 1.5, 1.7))
+    assert not at_most(1.6).met(Summary(1.61, 1.5, 1.7))
+    assert at_least(50).met(Summary(50, 49, 51))
+    assert not at_least(50).met(Summary(49.9, 49, 51))
     assert [str(at_most(0.3)), str(at_least(50))] == ["≤ 0.3", "≥ 50"]
+
+
+def test_what_may_never_be_exceeded_is_judged_by_its_worst_repetition() -> None:
+    assert never_above(30).met(Summary(3, 2, 30))
+    assert not never_above(30).met(Summary(3, 2, 30.1))
+    assert str(never_above(30)) == "always ≤ 30"
