@@ -54,7 +54,9 @@ cloud_errors = Counter(
 arm_requests = Counter("kaito_arm_requests_total", "Requests to ARM by HTTP status; 0 is no answer", ["verb", "code"])
 arm_throttled = Counter("kaito_arm_throttled_total", "429 answers. Alarm := increase > 0")
 create_to_put = Histogram("kaito_nodeclaim_create_to_put_seconds", "Claim created → PUT answered", buckets=LATENCY)
-node_to_launched = Histogram("kaito_nodeclaim_node_to_launched_seconds", "Node created → Registered", buckets=LATENCY)
+node_to_registered = Histogram(
+    "kaito_nodeclaim_node_to_registered_seconds", "Node created → Registered", buckets=LATENCY
+)
 ready_latency = Histogram(
     "kaito_nodeclaim_node_ready_to_ready_seconds", "Node ready with its GPUs → claim Ready", buckets=LATENCY
 )

@@ -37,7 +37,7 @@ async def register(context: Context, draft: Draft) -> timedelta | None:
     draft.status["nodeName"] = node.metadata.name
     draft.conditions.set(REGISTERED, True, REGISTERED, _surplus(context, draft, node))
     metrics.nodes_created.labels(draft.claim.metadata.labels.get(labels.NODEPOOL, "")).inc()
-    metrics.since(metrics.node_to_launched, node.metadata.creation_timestamp, context.clock)
+    metrics.since(metrics.node_to_registered, node.metadata.creation_timestamp, context.clock)
     return None
 
 
