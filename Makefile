@@ -9,6 +9,7 @@ RUNTIME_VENV := .venv-runtime
 BENCH_VENV := .venv-bench
 PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
+UV_VERSION := $(shell sed -n "s/^ARG UV_VERSION=//p" Dockerfile)
 # Where hack.local puts a kubectl that it had to build itself.
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aks-in-a-box/bin
 # Select tests: make test K='queue and not slow'
@@ -25,7 +26,7 @@ help: ## Show this help
 venv: $(VENV)/.installed ## Create .venv: control plane, tests and tools
 $(VENV)/.installed: hack/requirements-dev.txt
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@test -x $(UV) || $(VENV)/bin/python -m pip install --quiet uv
+	@test -x $(UV) || $(VENV)/bin/python -m pip install --quiet uv==$(UV_VERSION)
 	$(UV) pip install --quiet --python $(PY) --requirements hack/requirements-dev.txt
 	@touch $@
 
@@ -112,13 +113,19 @@ model-image: venv ## Pack a folder of weights as an image: make model-image FOLD
 
 ##@ Deploy (to the cluster of your KUBECONFIG)
 OVERLAY ?= aks
+# What an overlay says in place of a name that only its user knows.
+PLACEHOLDER := REGISTRY(\.azurecr\.io)?/|: (SUBSCRIPTION_ID|RESOURCE_GROUP|CLUSTER_NAME|LOCATION|CLIENT_ID)$$
 deploy: ## Install both controllers: make deploy OVERLAY=aks|byo|local
+	@! kubectl kustomize manifests/overlays/$(OVERLAY) | grep --extended-regexp '$(PLACEHOLDER)' || \
+		{ echo "error: these are placeholders: put your names into manifests/overlays/$(OVERLAY) (docs/install-aks.md)" >&2; exit 1; }
 	kubectl apply -k manifests/overlays/$(OVERLAY)
 
 undeploy: venv ## Remove both controllers, once no Workspace and no NodeClaim of theirs is left
 	$(PY) -m hack.undeploy --overlay $(OVERLAY)
 
-clean: ## Remove what was built here (not the caches, not the environments)
+# What a running box needs to end stands in build/, and so it ends first.
+clean: ## Remove what was built here (not the caches, not the environments); ends a box that runs
+	@test ! -e build/local/network-before.json || $(MAKE) --no-print-directory down
 	rm -rf build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 .PHONY: root-on-linux test test-controller test-provisioner test-others test-runtime mutants nightly bench-kube e2e demo up down images model-image deploy undeploy clean

@@ -1,7 +1,9 @@
 """The kustomize tree: every overlay renders, what it renders is accepted by a real API server, and says what we promise."""
 
+import copy
 import functools
 import os
+import pathlib
 import subprocess
 from typing import Any
 
@@ -162,6 +164,51 @@ def test_the_box_has_its_own_images_endpoint_and_credential_and_trusts_its_autho
     assert settings("local", "node-provisioner")["ARM_ENDPOINT"] == "https://198.18.0.1:9443"
     assert settings("local", "node-provisioner")["AZURE_CREDENTIAL"] == "none"
     assert settings("local", "workspace-controller")["ACCELERATOR"] == "cpu"
+
+
+@pytest.mark.parametrize("name", ["workspace-controller", "node-provisioner"])
+def test_a_controller_of_the_box_differs_from_one_on_aks_by_image_authority_replicas_and_identity(name: str) -> None:
+    ours, aks = (copy.deepcopy(deployment(overlay, name)) for overlay in ("local", "aks"))
+    for each in (ours, aks):
+        pod = each["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        del each["spec"]["replicas"], container["image"], container["args"]
+        each["spec"]["template"]["metadata"]["labels"].pop("azure.workload.identity/use", None)
+        pod["volumes"] = [volume for volume in pod["volumes"] if volume["name"] != "ca-bundle"]
+        container["volumeMounts"] = [mount for mount in container["volumeMounts"] if mount["name"] != "ca-bundle"]
+        for source in container["envFrom"]:  # the name ends with a hash of the settings
+            source["configMapRef"]["name"] = name
+
+    assert ours == aks
+
+
+def test_the_settings_of_the_box_are_those_that_its_comment_names() -> None:
+    given = {name: settings("local", name) for name in ("workspace-controller", "node-provisioner")}
+    aks = {name: settings("aks", name) for name in given}
+    differing = {key for name in given for key in given[name] if given[name][key] != aks[name].get(key)}
+
+    whose = {"AZURE_SUBSCRIPTION_ID", "ARM_RESOURCE_GROUP", "AZURE_CLUSTER_NAME", "LOCATION"}
+    images = {"RUNTIME_IMAGE", "WEIGHTS_REGISTRY"}
+    assert differing == whose | images | {"ARM_ENDPOINT", "AZURE_CREDENTIAL", "ALLOWED_ADDRESS_RANGES", "ACCELERATOR"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_deployment_with_placeholders_is_refused_before_it_reaches_the_cluster(
+    overlay: str, tmp_path: pathlib.Path
+) -> None:
+    path = f"{pathlib.Path(assets.kubectl()).parent}:{os.environ['PATH']}"
+    deployed = subprocess.run(
+        ["make", "deploy", f"OVERLAY={overlay}"],
+        env={**os.environ, "PATH": path, "KUBECONFIG": str(tmp_path / "no-cluster")},
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert deployed.returncode != 0  # no cluster, in any case
+    assert ("kubectl apply" not in deployed.stdout) == (overlay != "local")
+    assert (f"put your names into manifests/overlays/{overlay}" in deployed.stderr) == (overlay != "local")
 
 
 def test_on_aks_the_device_plugin_stands_outside_the_restricted_namespace() -> None:
