@@ -57,12 +57,14 @@ def _wanted(runs: Iterator[Run], wanted: Collection[str], peers: bool) -> Iterat
 
 
 def _mirrors() -> Iterator[Run]:
-    costs = frozenset(["T1", "T2", "T3", "T4", "T5", "GC"])
+    costs = frozenset(["T2", "T3", "T4", "T5", "GC"])
     for name, objects in (("floor", 0), ("floor, kept", PODS)):
         task = Task("churn", objects=objects, loads=(Load(EVENTS["floor"]),))
         yield Run(name, "floor", task, frozenset(["T1"]))
     each_once = (Load(PODS),)
     yield _mirror("ours, to the queue", "ours", frozenset(["T1"]), loads=each_once, options=("unworked",))
+    each_reconciled = (Load(PODS, reconciled=True),)
+    yield _mirror("ours, reconciled", "ours", frozenset(["T1"]), loads=each_reconciled)
     yield _mirror("ours", "ours", costs)
     yield replace(_mirror("ours, paged", "ours", frozenset(["T2"]), loads=()), watch_list=False)
     yield _mirror("ours, collector untouched", "ours", frozenset(["GC"]), options=("collected",), paced=())
@@ -75,7 +77,7 @@ def _mirrors() -> Iterator[Run]:
     for mode in ("floor", "ours"):
         yield Run(f"queue {mode}", "queue", Task("queue", mode=mode, loads=CYCLES), frozenset(["T6"]))
     for name, module in (("SharedInformer", "shared_informer"), ("kopf", "kopf"), ("lightkube", "lightkube")):
-        yield replace(_mirror(name, module, costs - {"GC"}), peer=True)
+        yield replace(_mirror(name, module, costs - {"GC"} | {"T1"}), peer=True)
 
 
 def _mirror(

@@ -15,6 +15,8 @@ from typing import Any
 # How often the loop is asked whether it still turns.
 TICK = 0.001
 KIB = 1024
+# The SENT annotation of what was there from the beginning.
+NEVER_SENT = "0"
 
 
 def cpu_seconds() -> float:
@@ -63,7 +65,7 @@ class Probe:
             self._end()
 
     def reconciled(self, sent: str) -> None:
-        if self._reconciled_goal:
+        if self._reconciled_goal and sent != NEVER_SENT:
             self._latencies.append(time.monotonic_ns() - int(sent))
             if len(self._latencies) == self._reconciled_goal:
                 self._end()

@@ -10,10 +10,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Load:
-    """Watch events to measure with: `rate` a second, or as fast as they are taken where it is zero."""
+    """Watch events to measure with: `rate` a second, or as fast as they are taken where it is zero.
+
+    With `reconciled`, and at a rate, an event counts once its reconcile has run; else once its handler has.
+    """
 
     events: int
     rate: float = 0.0
+    reconciled: bool = False
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ async def churn(task: Task, probe: Probe) -> Mapping[str, Any]:
     """Take events: the first load as fast as possible, for its cost; the others at their rate, for the latency."""
     figures: dict[str, Any] = {}
     for load in task.loads:
-        probe.expect(**{"reconciled" if load.rate else "handled": load.events})
+        probe.expect(**{"reconciled" if load.rate or load.reconciled else "handled": load.events})
         ask(task.control, "push", port=task.port, events=load.events, rate=load.rate)
         span = await probe.span()
         await asyncio.sleep(SETTLE)

@@ -1,6 +1,6 @@
-"""`kube`: informer, store with two indexes, handler, work queue, and a worker that reads the object from the store.
+"""`kube`: informer, store with two indexes, handler, work queue, and workers whose reconcile reads the object from the store.
 
-Options: "unworked" has no worker and enqueues what happens after the sync only, so that the way to the queue is measured
+Options: "unworked" has no workers and enqueues what happens after the sync only, so that the way to the queue is measured
 and every key is new to it; "collected" leaves the garbage collector as Python has it; "Workspace" is the kind.
 """
 
@@ -23,12 +23,15 @@ from kube.informer import Informer
 from kube.meta import Key, Resource
 from kube.queue import INITIAL, WorkQueue
 from kube.store import Indexer, Store
+from kube.worker import Workers
 
+# As many as the workspace controller has.
+WORKERS = 16
 INSTANCE = "app.kubernetes.io/instance"
 
 
 class Ours:
-    """One informer and one worker, wired as the controllers do it."""
+    """One informer and its workers, wired as the controllers do it."""
 
     async def run(self, task: Task, probe: Probe) -> None:
         resource = WORKSPACES if "Workspace" in task.options else PODS
@@ -44,6 +47,11 @@ class Ours:
                 queue.add(event.object.metadata.key, INITIAL if event.initial else 0)
             probe.handled()
 
+        async def reconcile(key: Key) -> None:
+            found = store.get(key)
+            if found is not None:
+                probe.reconciled(found.metadata.annotations[SENT])
+
         async with await connect(task.url) as client:
             informer: Informer[Any] = Informer(client, resource, store)
             informer.subscribe(on_event)
@@ -51,7 +59,7 @@ class Ours:
                 tasks.create_task(informer.run())
                 await informer.synced.wait()
                 if not unworked:
-                    tasks.create_task(_work(queue, store, probe))
+                    tasks.create_task(Workers("bench", queue, reconcile, count=WORKERS).run())
 
 
 async def connect(url: str, clock: Clock | None = None) -> Client:
@@ -62,15 +70,6 @@ async def connect(url: str, clock: Clock | None = None) -> Client:
 
     clock = clock or SystemClock()
     return Client(await auth.Auth.load(source, clock), user_agent="bench", clock=clock)
-
-
-async def _work(queue: WorkQueue[Key], store: Store[Any], probe: Probe) -> None:
-    while (key := await queue.get()) is not None:
-        found = store.get(key)
-        if found is not None:
-            probe.reconciled(found.metadata.annotations[SENT])
-        queue.forget(key)
-        queue.done(key)
 
 
 def _keep_collecting() -> None:

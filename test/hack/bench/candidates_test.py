@@ -26,6 +26,11 @@ async def test_ours_syncs_and_takes_every_event(runner: Runner) -> None:
     assert 0 < figures["latency_1000_p50_ms"] <= figures["latency_1000_p99_ms"] <= figures["latency_1000_max_ms"]
 
 
+async def test_ours_reconciles_every_event(runner: Runner) -> None:
+    task = Task("churn", objects=30, loads=(Load(30, reconciled=True),))
+    assert (await runner.run(Run("ours", "ours", task, NOTHING, served=30)))["event_us"] > 0
+
+
 async def test_ours_mirrors_workspaces_in_pages_too(runner: Runner) -> None:
     task = Task("churn", objects=30, loads=LOADS[:1], options=("Workspace", "collected"))
     run = Run("Workspaces", "ours", task, NOTHING, kind="Workspace", served=30, watch_list=False)

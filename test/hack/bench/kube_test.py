@@ -57,5 +57,5 @@ def test_the_documentation_has_a_place_for_the_table() -> None:
 
 
 def test_a_task_survives_the_way_through_argv() -> None:
-    task = Task("churn", 1, 2, 3, 4, (Load(5), Load(6, 300)), 7.0, "dead", ("collected",))
+    task = Task("churn", 1, 2, 3, 4, (Load(5, reconciled=True), Load(6, 300)), 7.0, "dead", ("collected",))
     assert Task.decode(task.encode()) == task

@@ -42,7 +42,7 @@ def test_without_peers_only_what_needs_none_is_reported() -> None:
 
 
 def test_a_run_that_failed_once_leaves_its_measurements_unmet() -> None:
-    figures = {run.name: [Anything()] for run in planned()} | {"ours": []}
+    figures = {run.name: [Anything()] for run in planned()} | {"ours, reconciled": []}
     cost = next(each for each in results(figures, ["T1"]) if "worker" in each.measurement.name)
     assert cost.value is None
     assert not cost.ok
@@ -78,3 +78,8 @@ def test_one_repetition_in_which_the_loop_stood_still_is_one_too_many(row: str) 
     stalls = [each for each in results(figures, [row]) if "stall" in each.measurement.name]
     assert stalls
     assert not any(each.ok for each in stalls)
+
+
+def test_the_cost_of_a_worker_is_that_of_events_whose_reconcile_has_run() -> None:
+    loads = {run.name: run.task.loads for run in plan.repeated(["T1"], False)}
+    assert [load.reconciled for load in loads["ours, reconciled"]] == [True]

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 
-from hack.bench.probe import Probe, StallMeter
+from hack.bench.probe import NEVER_SENT, Probe, StallMeter
 from test.expect import TIMEOUT, eventually
 
 COUNTING = """
@@ -51,6 +51,16 @@ async def test_events_outside_of_a_phase_have_no_latency() -> None:
     probe.expect(handled=1)
     probe.reconciled("0")
     assert not probe.latencies()
+
+
+async def test_what_was_there_from_the_beginning_does_not_count_as_an_event() -> None:
+    probe = Probe()
+    probe.expect(reconciled=1)
+    probe.reconciled(NEVER_SENT)
+    assert not probe.latencies()
+    probe.reconciled(str(time.monotonic_ns()))
+    await asyncio.wait_for(probe.span(), 10)
+    assert len(probe.latencies()) == 1
 
 
 async def test_computing_stalls_the_loop() -> None:
