@@ -197,9 +197,19 @@ def test_a_deployment_with_placeholders_is_refused_before_it_reaches_the_cluster
     overlay: str, tmp_path: pathlib.Path
 ) -> None:
     path = f"{pathlib.Path(assets.kubectl()).parent}:{os.environ['PATH']}"
+    nowhere = tmp_path / "kubeconfig"  # without one kubectl would look for a server on this machine
+    nowhere.write_text(
+        yaml.safe_dump(
+            {
+                "current-context": "nowhere",
+                "contexts": [{"name": "nowhere", "context": {"cluster": "nowhere"}}],
+                "clusters": [{"name": "nowhere", "cluster": {"server": "http://127.0.0.1:1"}}],
+            }
+        )
+    )
     deployed = subprocess.run(
         ["make", "deploy", f"OVERLAY={overlay}"],
-        env={**os.environ, "PATH": path, "KUBECONFIG": str(tmp_path / "no-cluster")},
+        env={**os.environ, "PATH": path, "KUBECONFIG": str(nowhere)},
         cwd=ROOT,
         check=False,
         capture_output=True,
