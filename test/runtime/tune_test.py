@@ -85,6 +85,46 @@ def test_evaluations_in_between_do_not_stop_4_bit_training_on_a_cpu(job: Job, mo
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients.values())
 
 
+@pytest.mark.parametrize(("method", "quantised"), [("qlora", {("nf4", True)}), ("lora", set())])
+def test_qlora_trains_on_nf4_weights_with_double_quantisation_and_lora_on_whole_ones(
+    method: str, quantised: set[tuple[str, bool]], job: Job
+) -> None:
+    import bitsandbytes
+
+    from runtime.training import model as models
+    from runtime.training.config import TrainingConfig
+
+    plan = TunePlan(model="org/tiny", accelerator="cpu", method=method)
+    loaded = models.load_model(job.folder / "model", plan, TrainingConfig(), models.device("cpu"))
+    weights = [m.weight for m in loaded.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
+    assert {(weight.quant_type, weight.compress_statistics) for weight in weights} == quantised
+
+
+@pytest.mark.parametrize(("train_on", "prompts_too"), [("assistant", False), ("all", True)])
+def test_the_trainer_computes_its_loss_on_what_the_assistant_says_unless_all_is_asked_for(
+    train_on: str, prompts_too: bool, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime.data.mask import IGNORED
+    from runtime.training import trainer
+
+    build, built = trainer.build, []
+
+    def noted(*given: Any) -> Any:
+        built.append(build(*given))
+        return built[-1]
+
+    monkeypatch.setattr(trainer, "build", noted)
+    job.config = CONFIG.format(more=", max_steps: 1")[:-1] + f", DatasetConfig: {{train_on: {train_on}}}}}"
+    assert job.run(monkeypatch) == 0, job.status()
+    batch = next(iter(built[0].get_train_dataloader()))
+    for ids, labels, real in zip(batch["input_ids"], batch["labels"], batch["attention_mask"].bool(), strict=True):
+        learned = built[0].processing_class.decode(ids[labels != IGNORED])
+        assert ids[labels != IGNORED].equal(labels[labels != IGNORED])
+        whole = built[0].processing_class.decode(ids[real])
+        assert ("<|im_start|>user" in learned) == prompts_too
+        assert learned.strip() == (whole if prompts_too else whole.partition("<|im_start|>assistant\n")[2]).strip()
+
+
 def test_the_adapter_is_pushed_and_a_repeated_run_gives_the_same_digest(
     job: Job, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
