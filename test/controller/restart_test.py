@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from controller.claims import claim_name
+from controller.nodes import Nodes
 from hack.local.controlplane import ControlPlane
 from kube.api.nodeclaim import NODE_CLAIMS
 from kube.api.workspace import WORKSPACES
 from kube.client import Client
 from kube.meta import Key
 from test.clock import VirtualClock
-from test.controller.stage import TUNING, Stage, pushed, running
+from test.controller.stage import INFERENCE, TUNING, Stage, pushed, running
 from test.expect import eventually
 from test.kube.gateway import gateway
 
@@ -60,6 +61,37 @@ async def test_a_restart_at_every_stage_of_the_session_changes_nothing(client: C
     assert stage.job()["metadata"]["uid"] == job
     assert stage.stateful_set()["metadata"]["uid"] == served
     assert stage.status()["tuning"]["artifact"]["digest"] == "sha256:" + "ef" * 32
+
+
+async def test_a_deletion_goes_on_with_the_nodes_where_the_controller_died_after_the_workloads(
+    client: Client, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_the_nodes, never = asyncio.Event(), asyncio.Event()
+
+    async def die(*_: object, **__: object) -> list[str]:
+        """The place where the controller ends: it goes no further, and does not come back."""
+        at_the_nodes.set()
+        await never.wait()
+        return []
+
+    async with running(client):
+        stage.create(INFERENCE)
+        claim = await stage.nodes_ready()
+        await stage.serving()
+        name = claim["metadata"]["name"]
+        stage.hold_claim(name)
+        with monkeypatch.context() as patched:
+            patched.setattr(Nodes, "release", die)
+            stage.delete()
+            await at_the_nodes.wait()
+    assert not stage.stateful_set()
+    assert "deletionTimestamp" not in stage.claims()[0]["metadata"]
+    async with running(client):
+        await eventually(lambda: "deletionTimestamp" in stage.claims()[0]["metadata"])
+        assert stage.workspace()
+        stage.remove_claim(name)
+        await eventually(lambda: not stage.workspace())
+    assert not stage.claims()
 
 
 async def test_two_controllers_at_once_make_no_second_claim(client: Client, stage: Stage) -> None:

@@ -40,7 +40,9 @@ async def test_the_job_fails_at_once_where_another_pod_would_end_the_same_way(st
 async def test_a_trainers_pod_is_given_what_it_needs_and_nothing_more(stage: Stage, controller: Loop) -> None:
     stage.create(TUNING)
     await stage.nodes_ready()
-    pod = (await eventually(stage.job))["spec"]["template"]["spec"]
+    template = (await eventually(stage.job))["spec"]["template"]
+    assert template["metadata"]["annotations"]["karpenter.sh/do-not-disrupt"] == "true"  # hours of work are in it
+    pod = template["spec"]
     assert not pod["automountServiceAccountToken"]
     weights, data = pod["initContainers"]
     assert weights["args"][:2] == ["model", "--image"]
