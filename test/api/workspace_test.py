@@ -261,6 +261,12 @@ def test_every_rule_of_the_crd_has_a_case() -> None:
     assert set(messages_in(schema)) == {rule.message for rule, _, _ in ON_CREATE + ON_UPDATE}
 
 
+def test_the_example_is_the_seeds_manifest() -> None:
+    example = ROOT / "examples/fine-tuning/kaito_workspace_tuning_phi_3.yaml"
+
+    assert yaml.safe_load(example.read_text()) == yaml.safe_load(SEED)
+
+
 def test_the_seeds_manifest_is_accepted_to_the_letter(server: Server) -> None:
     created = server.create(yaml.safe_load(SEED), field_validation="Strict", dry_run="All")
 
