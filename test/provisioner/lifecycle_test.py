@@ -3,6 +3,7 @@
 Failures are in `refusal_test`, crashes in `crash_test`, draining in `drain_test`.
 """
 
+import copy
 import time
 from datetime import UTC, datetime
 
@@ -54,6 +55,26 @@ async def test_the_node_carries_what_the_claim_says(box: Box) -> None:
     assert "kaito.sh/launch-time" not in node.metadata.annotations
     assert node.metadata.finalizers == ["karpenter.sh/termination"]
     assert node.metadata.owner_references[0].name == name
+
+
+async def test_a_second_node_of_the_pool_is_named_and_left_alone(idle: Box) -> None:
+    await idle.start()
+    name = idle.claim()
+    (manifest,) = await eventually(lambda: idle.emulator.admin.nodes(name))
+    await idle.kill()  # so that both nodes are there when one is chosen
+    spare = copy.deepcopy(manifest)
+    spare["metadata"]["name"] += "-spare"
+    spare["spec"]["providerID"] += "-spare"
+    idle.core.create_node(spare)
+    both = {await idle.joined(name), spare["metadata"]["name"]}
+    await idle.start()
+    said = await idle.becomes(name, "Registered", "True")
+    claim = idle.read(name)
+    assert claim is not None
+    chosen = claim["status"]["nodeName"]
+    (other,) = both - {chosen}
+    assert said["message"] == f"Node {chosen}; ignoring {other} of the same pool"
+    assert not idle.node(other).metadata.finalizers
 
 
 async def test_a_node_without_its_gpus_is_not_initialized(box: Box) -> None:
