@@ -3,6 +3,7 @@
 Failures are in `refusal_test`, crashes in `crash_test`, draining in `drain_test`.
 """
 
+import asyncio
 import copy
 import time
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from provisioner.azure.agentpools import CLUSTER_AGE
 from test.clock import VirtualClock
 from test.expect import eventually
+from test.kube.unplugged import until
 from test.provisioner.conftest import GPU, SIZE, Box
 
 
@@ -194,8 +196,9 @@ async def test_create_request_and_readiness_follow_at_once(idle: Box) -> None:
     nothing, a timer of the provisioner's would wait for ever.
     """
     clock = VirtualClock(start=datetime.now(UTC))
-    await idle.start(clock)
-    await eventually(lambda: idle.emulator.admin.log(kind="LIST"))  # its first, which those for claims keep away from
+    starting = asyncio.create_task(idle.start(clock))  # takes time: a watch may have to be tried again
+    await until(clock, lambda: idle.emulator.service.journal.select(kind="LIST"))
+    await starting
     name = idle.claim()
     await clock.advance(0.5)
     await eventually(lambda: idle.puts(name))
