@@ -83,7 +83,7 @@ async def test_a_deletion_goes_on_with_the_nodes_where_the_controller_died_after
         with monkeypatch.context() as patched:
             patched.setattr(Nodes, "release", die)
             stage.delete()
-            await at_the_nodes.wait()
+            await eventually(at_the_nodes.is_set)
     assert not stage.stateful_set()
     assert "deletionTimestamp" not in stage.claims()[0]["metadata"]
     async with running(client):
