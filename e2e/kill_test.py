@@ -1,9 +1,11 @@
-"""Both controllers are killed with SIGKILL while a session is under way: at five states of it each (the last of them
-is its deletion), and at five random moments.
+"""Both controllers are killed with SIGKILL while a session is under way: at four observed states of it each, once more in
+its deletion, and at five random moments.
 
-The session must not notice: same NodeClaims, one PUT per agent pool, one adapter, and training steps that never go back.
+The session must not notice: the same NodeClaims and the same Job, one PUT per agent pool, one adapter, and training
+steps that never go back. What a state stands for has become true then; it may no longer be the latest.
 """
 
+import contextlib
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -11,19 +13,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import requests
 from kubernetes import client
 
 from e2e.arm import Arm
 from e2e.kill import kill
 from hack.local.session import TUNED, Session, condition
+from runtime import contract
 from test.expect import wait_until
 
+ADAPTER = "adapters/survivor"  # of its own: the session must not find another story's checkpoint
 RANDOM_KILLS = 5
 LONGEST_PAUSE = 40.0  # between two random kills
 SLOW_CREATE = 20.0  # from the accepted PUT to the machine: long enough to be killed in
 GPU_DELAY = 20.0  # from the node to its GPUs, as a driver installation takes on real ones
+SLOW_DELETE = 20.0
 POLL_SECONDS = 0.2
 TIMEOUT = 1200.0  # each kill costs up to one lease (15 s) and a pod's start
+DELETION_TIMEOUT = 120.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,9 @@ class Moment:
     workspace: dict[str, Any]
     claims: list[dict[str, Any]]
     pools: list[str]
+    jobs: list[client.V1Job]
+    trainers: list[client.V1Pod]
+    said: contract.Status | None  # by the trainer itself, while it trains
 
     def is_true(self, kind: str) -> bool:
         return condition(self.workspace, kind) == "True"
@@ -41,25 +51,56 @@ class Moment:
         return any(condition(claim, kind) == "True" for claim in self.claims)
 
     @property
-    def step(self) -> int:
-        return int(self.workspace.get("status", {}).get("tuning", {}).get("step", 0))
+    def training(self) -> bool:
+        return self.said is not None and 0 < self.said.step < self.said.total_steps
+
+
+def look(session: Session, arm: Arm, core: client.CoreV1Api, custom: client.CustomObjectsApi) -> Moment:
+    workspace = session.workspace(TUNED)
+    jobs = owned(client.BatchV1Api(core.api_client).list_namespaced_job("default").items, workspace["metadata"]["uid"])
+    trainers = owned(core.list_namespaced_pod("default").items, *(job.metadata.uid for job in jobs))
+    claims = custom.list_cluster_custom_object("karpenter.sh", "v1", "nodeclaims")["items"]
+    said = next((said for trainer in trainers if (said := ask(trainer))), None)
+    return Moment(workspace, claims, arm.pools(), jobs, trainers, said)
+
+
+def owned(items: list[Any], *owners: str) -> list[Any]:
+    return [item for item in items if {owner.uid for owner in item.metadata.owner_references or ()} & set(owners)]
+
+
+def ask(trainer: client.V1Pod) -> contract.Status | None:
+    """What a trainer says while it trains. The Workspace's status is no witness of that: the controller that is killed
+    writes it, and lets steps go up only.
+    """
+    if trainer.status.phase == "Running":
+        with contextlib.suppress(requests.RequestException):  # it is just coming or going
+            answer = requests.get(f"http://{trainer.status.pod_ip}:{contract.STATUS_PORT}/status", timeout=2)
+            said = contract.decode(contract.Status, answer.text)
+            return said if said.phase == contract.Phase.TRAINING else None
+    return None
 
 
 @dataclass
 class Witness:
     """What was ever seen of the session, looked at five times a second."""
 
-    claims: set[str] = field(default_factory=set)  # UIDs
+    claims: set[str] = field(default_factory=set)  # UIDs, as of jobs and trainers
+    jobs: set[str] = field(default_factory=set)
+    trainers: set[str] = field(default_factory=set)
     digests: set[str] = field(default_factory=set)
-    steps: list[int] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)  # as the trainer told them
+    shown: list[int] = field(default_factory=list)  # as the Workspace's status did
     ready: bool = False  # at the last look
 
     def look(self, moment: Moment) -> None:
         self.claims |= {claim["metadata"]["uid"] for claim in moment.claims}
+        self.jobs |= {job.metadata.uid for job in moment.jobs}
+        self.trainers |= {trainer.metadata.uid for trainer in moment.trainers}
         tuning = moment.workspace.get("status", {}).get("tuning", {})
         if digest := tuning.get("artifact", {}).get("digest"):
             self.digests.add(digest)
-        self.steps.append(moment.step)
+        self.shown.append(tuning.get("step", 0))
+        self.steps += [moment.said.step] if moment.said else []
         self.ready = moment.is_true("WorkspaceReady")
 
 
@@ -79,7 +120,7 @@ STATES = (
     State("the node was registered", "provisioner", lambda seen: seen.claim_is("Registered")),
     State("the node was initialized", "provisioner", lambda seen: seen.claim_is("Initialized")),
     State("the nodes are ready", "controller", lambda seen: seen.is_true("ResourceReady")),
-    State("training goes on", "controller", lambda seen: seen.step > 0),
+    State("training goes on", "controller", lambda seen: seen.training),
     State("the adapter is pushed", "controller", lambda seen: seen.is_true("Tuned")),
 )
 
@@ -115,17 +156,16 @@ def random_kills(core: client.CoreV1Api) -> Iterator[RandomKills]:
 def test_a_session_survives_kill_9_of_both_controllers(
     session: Session, arm: Arm, core: client.CoreV1Api, custom: client.CustomObjectsApi, random_kills: RandomKills
 ) -> None:
-    before = arm.accepted_puts()
+    before = arm.puts()
     arm.fault(kind="slow", seconds=SLOW_CREATE)
     arm.fault(kind="gpu-delay", seconds=GPU_DELAY)
-    session.write_manifest("adapters/survivor")  # of its own: it must not find another story's checkpoint
+    session.write_manifest(ADAPTER)
     session.shell.run("kubectl apply -f examples/fine-tuning/kaito_workspace_tuning_phi_3.yaml")
     witness = Witness()
     left = list(STATES)
 
     def survived() -> bool:
-        claims = custom.list_cluster_custom_object("karpenter.sh", "v1", "nodeclaims")["items"]
-        moment = Moment(session.workspace(TUNED), claims, arm.pools())
+        moment = look(session, arm, core, custom)
         witness.look(moment)
         state = next((state for state in left if state.reached(moment)), None)
         if state is not None and kill(core, state.module):
@@ -136,19 +176,27 @@ def test_a_session_survives_kill_9_of_both_controllers(
 
     wait_until(survived, TIMEOUT, POLL_SECONDS)
     assert random_kills.kills == RANDOM_KILLS
-    assert len(witness.claims) == 1
-    assert len(witness.digests) == 1
+    assert [len(seen) for seen in (witness.claims, witness.jobs, witness.trainers, witness.digests)] == [1] * 4
     assert witness.steps == sorted(witness.steps)
-    puts = arm.accepted_puts() - before
-    assert list(puts.values()) == [1]
+    assert witness.shown == sorted(witness.shown)
+    assert list((arm.puts() - before).values()) == [1]
+    session.show_tuning(ADAPTER)  # the registry has what the status names
     session.show_service(TUNED)
     assert session.facts[0].key in session.ask_in_pod(session.facts[0].question)
 
 
-def test_a_deletion_survives_kill_9_of_both_controllers(session: Session, arm: Arm, core: client.CoreV1Api) -> None:
+def test_a_deletion_survives_kill_9_of_both_controllers(
+    session: Session, arm: Arm, core: client.CoreV1Api, custom: client.CustomObjectsApi
+) -> None:
+    arm.fault(kind="slow", on="DELETE", seconds=SLOW_DELETE)
     session.shell.run(f"kubectl delete workspace {TUNED} --wait=false")
     wait_until(lambda: kill(core, "controller"))
-    session.shell.run("kubectl delete nodeclaims --all --wait=false")
+
+    def going() -> bool:  # by the controller's own hand
+        claims = custom.list_cluster_custom_object("karpenter.sh", "v1", "nodeclaims")["items"]
+        return all("deletionTimestamp" in claim["metadata"] for claim in claims)
+
+    wait_until(going, DELETION_TIMEOUT)
     wait_until(lambda: kill(core, "provisioner"))
     session.delete_all()
     assert arm.pools() == []
