@@ -18,8 +18,6 @@ from hack.local.recorder import Recorder
 from hack.local.session import SECOND, TUNED, Session, StepFailed
 from hack.local.shell import CommandFailed, Shell
 
-DATA_PORT = 8900
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo; 0 when every step ended as it must, 1 with the reason, 130 when interrupted."""
@@ -71,7 +69,7 @@ def prepared(box: cluster.Box, out: Callable[[str], None] | None = None) -> Iter
     model.ensure(box.folder)
     folder = box.site("").work / "data"
     facts = dataset.make(folder)
-    with dataset.serving(folder, ADDRESS, DATA_PORT) as url:
+    with dataset.serving(folder, ADDRESS) as url:
         yield Session(box.site(url), shell, facts)
 
 
