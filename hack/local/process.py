@@ -124,8 +124,7 @@ class Daemons:
 
     def marked(self, name: str | None = None) -> list[Process]:
         """Every process that carries this folder's mark (and the name's)."""
-        wanted = {_pair(OWNER_MARK, str(self.folder))} | ({_pair(NAME_MARK, name)} if name else set())
-        return [found for found, environment in _environments() if wanted <= environment]
+        return carrying({OWNER_MARK: str(self.folder)} | ({NAME_MARK: name} if name else {}))
 
     def log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
@@ -151,6 +150,12 @@ def process(pid: int) -> Process | None:
     """The process that has this pid now."""
     started = _start_time(pid)
     return Process(pid, started) if started else None
+
+
+def carrying(variables: Mapping[str, str]) -> list[Process]:
+    """Every process that was started with these environment variables; never ourselves."""
+    wanted = {_pair(key, value) for key, value in variables.items()}
+    return [found for found, environment in _environments() if wanted <= environment]
 
 
 def owners() -> set[Path]:

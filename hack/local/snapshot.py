@@ -54,7 +54,7 @@ def _processes(folder: Path) -> set[str]:
     in_groups = {found.pid for found in cgroups.processes(CGROUP)}
     here = {kind: str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in ("pid", "net")}
     elsewhere = {pid for pid in _pids() if any(_namespace(pid, kind) not in ("", here[kind]) for kind in here)}
-    return {f"{pid} {_command(pid)}" for pid in ours | in_groups | elsewhere if _command(pid)}
+    return {f"{pid} {command_line(pid)}" for pid in ours | in_groups | elsewhere if command_line(pid)}
 
 
 def _mounts() -> set[str]:
@@ -79,7 +79,7 @@ def _namespace(pid: int, kind: str) -> str:
         return ""
 
 
-def _command(pid: int) -> str:
+def command_line(pid: int) -> str:
     """The command line; empty for a process that is gone or only waits to be reaped."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()

@@ -3,6 +3,7 @@
 import os
 import select
 import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from hack.local import process
 from hack.local.process import BoxError, Daemons, Process
-from test.expect import TIMEOUT
+from test.expect import TIMEOUT, wait_until
 
 FOREVER = ["tail", "--follow", "/dev/null"]
 
@@ -107,3 +108,16 @@ def test_a_daemon_that_does_not_get_ready_in_time_is_reported(daemons: Daemons) 
     daemons.start("slow", FOREVER)
     with pytest.raises(BoxError, match="not ready after 0 s"):
         daemons.wait_until("slow", lambda: False, 0.1)
+
+
+def test_what_a_command_started_is_found_by_the_environment_that_it_inherits() -> None:
+    mark = {"PROCESS_TEST": uuid.uuid4().hex}
+    assert process.carrying(mark) == []
+    shell = ["sh", "-c", "tail --follow /dev/null & echo $!; wait"]
+    with subprocess.Popen(shell, env={**os.environ, **mark}, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None  # for the type checker: a pipe was asked for
+        child = int(parent.stdout.readline())
+        wait_until(lambda: {found.pid for found in process.carrying(mark)} == {parent.pid, child})
+        for found in process.carrying(mark):
+            found.end(0)
+    wait_until(lambda: process.carrying(mark) == [])
