@@ -14,11 +14,7 @@ from test.expect import eventually
 async def test_a_workspace_stays_until_its_nodes_are_gone(client: Client, stage: Stage) -> None:
     """R17: where KAITO lets go at once and may orphan a machine."""
     async with running(client):
-        stage.create(INFERENCE)
-        claim = await stage.nodes_ready()
-        await stage.serving()
-        name = claim["metadata"]["name"]
-        stage.hold_claim(name)
+        name = await stage.serving_on_a_node_that_takes_its_time()
         stage.delete()
         await eventually(lambda: not stage.stateful_set() and not stage.service() and not stage.service("-headless"))
         await eventually(lambda: "deletionTimestamp" in stage.claims()[0]["metadata"])

@@ -14,7 +14,7 @@ from kube.api.workspace import WORKSPACES
 from kube.client import Client
 from kube.meta import Key
 from test.clock import VirtualClock
-from test.controller.stage import INFERENCE, TUNING, Stage, pushed, running
+from test.controller.stage import TUNING, Stage, pushed, running
 from test.expect import eventually
 from test.kube.gateway import gateway
 
@@ -75,11 +75,7 @@ async def test_a_deletion_goes_on_with_the_nodes_where_the_controller_died_after
         return []
 
     async with running(client):
-        stage.create(INFERENCE)
-        claim = await stage.nodes_ready()
-        await stage.serving()
-        name = claim["metadata"]["name"]
-        stage.hold_claim(name)
+        name = await stage.serving_on_a_node_that_takes_its_time()
         with monkeypatch.context() as patched:
             patched.setattr(Nodes, "release", die)
             stage.delete()

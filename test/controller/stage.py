@@ -311,6 +311,14 @@ class Stage:
         self.set_servers()
         await eventually(lambda: self.condition("WorkspaceReady").get("status") == "True")
 
+    async def serving_on_a_node_that_takes_its_time(self) -> str:
+        """From nothing to a model that is served, on a claim that stays when it is deleted. Returns the claim's name."""
+        self.create(INFERENCE)
+        name: str = (await self.nodes_ready())["metadata"]["name"]
+        await self.serving()
+        self.hold_claim(name)
+        return name
+
     async def reads(self, **wanted: str) -> dict[str, str]:
         """Wait until the table's row has these entries. An entry without a reason matches any; "-" means absent."""
 

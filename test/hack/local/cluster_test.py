@@ -14,15 +14,19 @@ from hack.local.process import BoxError, Daemons
 EMPTY = snapshot.Snapshot(*[frozenset[str]()] * 8)
 
 
+def running_on(monkeypatch: pytest.MonkeyPatch, system: str, user: int = 0) -> None:
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+
+
 def test_another_system_is_told_what_to_do_instead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    running_on(monkeypatch, "Darwin")
     with pytest.raises(BoxError, match=r"needs Linux .* this is Darwin.*KUBECONFIG.*make deploy OVERLAY=byo"):
         machine.check()
 
 
 def test_a_user_without_root_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "system", lambda: "Linux")
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    running_on(monkeypatch, "Linux", user=1000)
     with pytest.raises(BoxError, match=r"needs root .* sudo.*KUBECONFIG.*make deploy OVERLAY=byo"):
         machine.check()
 
@@ -30,8 +34,7 @@ def test_a_user_without_root_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch)
 def test_a_machine_on_which_nothing_can_be_installed_is_told_so_before_anything_is_fetched(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(platform, "system", lambda: "Linux")
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    running_on(monkeypatch, "Linux", user=0)
     monkeypatch.setenv("PATH", str(tmp_path))  # nothing is there
     with pytest.raises(BoxError, match=r"missing and this machine has no apt-get: containerd"):
         machine.check()
@@ -40,8 +43,7 @@ def test_a_machine_on_which_nothing_can_be_installed_is_told_so_before_anything_
 def test_a_machine_without_go_is_told_so_before_anything_is_fetched_unless_kubernetes_was_built_before(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(platform, "system", lambda: "Linux")
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    running_on(monkeypatch, "Linux", user=0)
     monkeypatch.setattr(assets, "PACKAGES", {})
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
